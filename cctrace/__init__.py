@@ -1,0 +1,1 @@
+"""cctrace: which CPU-GPU crossing holds an LLM engine's decode loop up."""
