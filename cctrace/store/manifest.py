@@ -51,10 +51,13 @@ class Recorder:
     Attributes:
         pid: Process id of the recorder.
         start_ticks: Field 22 of its /proc/PID/stat, so that a reused pid is told apart.
+        cpu_s: Processor time recording took, start-up of Python not counted; None
+            while recording and where the run was imported.
     """
 
     pid: int
     start_ticks: int
+    cpu_s: float | None = None
 
 
 @dataclass

@@ -1,0 +1,189 @@
+"""``cctrace record``: wrap a command, record it, say what was written and lost."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cctrace.cli import units
+from cctrace.errors import EXIT_NOT_FOUND, EXIT_USAGE, CctraceError
+from cctrace.record.session import SOURCES, Options, Outcome, Progress, Session
+
+_MIB = 1 << 20
+
+
+def _parse_sources(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(n.strip() for n in value.split(",") if n.strip())
+    for name in names:
+        if name not in SOURCES:
+            raise click.BadParameter(
+                f"{name!r} is no source; there are: {', '.join(SOURCES)}", param=param
+            )
+    return names
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run directory to write.  [default: cctrace-DATE-TIME]",
+)
+@click.option("--force", is_flag=True, help="Replace the run that is there already.")
+@click.option(
+    "--sources",
+    callback=_parse_sources,
+    metavar="LIST",
+    default=",".join(SOURCES),
+    show_default=True,
+    help="What to record, comma-separated.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop recording after so long; the command itself goes on.",
+)
+@click.option(
+    "--annotate/--no-annotate",
+    default=True,
+    show_default=True,
+    help="Make vLLM and transformers emit NVTX ranges for their steps.",
+)
+@click.option(
+    "--buffer-mb",
+    type=click.IntRange(1, 1024),
+    default=8,
+    show_default=True,
+    help="Buffer of each traced thread, in MiB (rounded down to a power of two).",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print errors and losses only.")
+@click.argument("cmd", nargs=-1, type=click.UNPROCESSED, required=True)
+def command(
+    output: Path | None,
+    *,
+    force: bool,
+    sources: tuple[str, ...],
+    duration: float | None,
+    annotate: bool,
+    buffer_mb: int,
+    quiet: bool,
+    cmd: tuple[str, ...],
+) -> int:
+    """Run CMD and record what it does into a run directory.
+
+    CMD keeps the terminal, gets its signals, and its exit status is what record
+    ends with (128 + n for signal n; 127: not found; 126: not executable). A full
+    buffer drops events and counts them; the command is never made to wait.
+
+    \b
+    Example:
+      cctrace record -o run -- vllm serve my/model
+      cctrace record --duration 30 -- python generate.py --steps 64
+    """
+    if not cmd[0]:
+        raise CctraceError("the command is an empty word", None, EXIT_NOT_FOUND)
+    if not sources:
+        raise CctraceError("no source to record", f"there are: {', '.join(SOURCES)}", EXIT_USAGE)
+    run_dir = output if output is not None else _default_output()
+    session = Session(
+        Options(
+            command=list(cmd),
+            output=run_dir,
+            force=force,
+            duration_s=duration,
+            sources=sources,
+            annotate=annotate,
+            ring_bytes=buffer_mb * _MIB,
+        )
+    )
+    session.start()
+    line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
+    outcome = session.record(line.show)
+    line.clear()
+    _summarise(outcome, quiet=quiet)
+    return session.wait_target()
+
+
+def _default_output() -> Path:
+    base = time.strftime("cctrace-%Y%m%d-%H%M%S")
+    candidate, number = Path(base), 1
+    while candidate.exists():
+        number += 1
+        candidate = Path(f"{base}-{number}")
+    return candidate
+
+
+def _say(text: str) -> None:
+    # The terminal may be gone (SIGHUP); the run is on disk all the same.
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+class _ProgressLine:
+    """One line on stderr that the target's own output may overwrite."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._last: Progress | None = None
+        self._rate = 0.0
+
+    def show(self, now: Progress) -> None:
+        """Draw ``now``."""
+        if not self._enabled:
+            return
+        if self._last is not None and now.elapsed_s > self._last.elapsed_s:
+            self._rate = (now.events - self._last.events) / (now.elapsed_s - self._last.elapsed_s)
+        self._last = now
+        lost = f", {now.lost:,} lost" if now.lost else ""
+        text = (
+            f"cctrace: {now.elapsed_s:.0f} s, {now.processes} processes, "
+            f"{self._rate:,.0f} events/s, {units.size(now.size_bytes)}{lost}"
+        )
+        self._put(f"\r\x1b[2K\x1b[2m{text}\x1b[0m\r")
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._enabled and self._last is not None:
+            self._put("\r\x1b[2K")
+
+    def _put(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            self._enabled = False
+
+
+def _summarise(outcome: Outcome, *, quiet: bool) -> None:
+    manifest = outcome.manifest
+    total = manifest.events + manifest.lost
+    if manifest.lost:
+        reasons = ", ".join(
+            f"{reason} {count:,}" for reason, count in sorted(outcome.losses.items())
+        )
+        _say(f"WARNING: {manifest.lost:,} of {total:,} events lost ({reasons})")
+        if "ring_full" in outcome.losses:
+            _say("hint: raise --buffer-mb")
+    for adapter in manifest.adapters:
+        if adapter.missing:
+            _say(
+                f"WARNING: {adapter.adapter} {adapter.engine_version or ''} in process "
+                f"{adapter.pid} lacks: {', '.join(adapter.missing)}"
+            )
+    for warning in manifest.warnings:
+        _say(f"WARNING: {warning}")
+    if quiet:
+        return
+    processes = manifest.tables.get("processes", 0)
+    _say(
+        f"Wrote {outcome.run_dir} ({manifest.events:,} events, "
+        f"{units.size(manifest.size_bytes)}, {processes} processes)"
+    )
+    _say(f"next: cctrace query {units.shell_word(outcome.run_dir)} --name nvtx_summary")
+    if manifest.exit_code is None:
+        _say("the command goes on; cctrace waits for it")

@@ -1,0 +1,102 @@
+"""The ledger of what was lost, and why: every drop ends up in the table ``losses``."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from cctrace.schema import TABLES
+
+NVTX: Final = "nvtx"
+RECORDER: Final = "recorder"
+
+# Reasons after which the event itself is still in the run, only poorer, or
+# that count something other than events.
+NOT_EVENTS: Final = frozenset(
+    {
+        "string_table_full",
+        "truncated_string",
+        "unmatched_pop",
+        "unknown_key",
+        "bad_dictionary",
+        "bad_message",
+        "bad_ring",
+        "bad_frame",
+        "late_process",
+    }
+)
+
+
+@dataclass
+class _Entry:
+    count: int
+    first_ns: int | None
+    last_ns: int | None
+
+
+class LossLedger:
+    """Losses by (pid, tid, source, reason); any thread may add."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[int | None, int | None, str, str], _Entry] = {}
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        source: str,
+        reason: str,
+        count: int,
+        *,
+        pid: int | None = None,
+        tid: int | None = None,
+        first_ns: int | None = None,
+        last_ns: int | None = None,
+    ) -> None:
+        """Count ``count`` losses; times are ns of CLOCK_MONOTONIC, None: unknown."""
+        if count <= 0:
+            return
+        with self._lock:
+            entry = self._entries.get((pid, tid, source, reason))
+            if entry is None:
+                self._entries[pid, tid, source, reason] = _Entry(count, first_ns, last_ns)
+                return
+            entry.count += count
+            if first_ns is not None:
+                entry.first_ns = min(first_ns, entry.first_ns or first_ns)
+            if last_ns is not None:
+                entry.last_ns = max(last_ns, entry.last_ns or last_ns)
+
+    def lost_events(self) -> int:
+        """Events that are not in the run at all."""
+        with self._lock:
+            return sum(e.count for k, e in self._entries.items() if k[3] not in NOT_EVENTS)
+
+    def by_reason(self) -> dict[str, int]:
+        """Counts by reason, all reasons."""
+        with self._lock:
+            totals: dict[str, int] = {}
+            for (_, _, _, reason), entry in self._entries.items():
+                totals[reason] = totals.get(reason, 0) + entry.count
+            return totals
+
+    def table(self) -> pa.Table:
+        """The table ``losses``, ordered by pid, tid, source and reason."""
+        with self._lock:
+            rows = [
+                {
+                    "pid": pid,
+                    "tid": tid,
+                    "source": source,
+                    "reason": reason,
+                    "count": entry.count,
+                    "first_ns": entry.first_ns,
+                    "last_ns": entry.last_ns,
+                }
+                for (pid, tid, source, reason), entry in sorted(
+                    self._entries.items(), key=lambda item: tuple(str(k) for k in item[0])
+                )
+            ]
+        return pa.Table.from_pylist(rows, schema=TABLES["losses"].arrow)

@@ -1,0 +1,80 @@
+"""Make the run directory, and keep a little of the disk back for its last words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from cctrace.errors import EXIT_FAILED, CctraceError
+from cctrace.store.manifest import MANIFEST_NAME
+
+_RESERVE_NAME: Final = ".reserve"
+_RESERVE_BYTES: Final = 512 * 1024  # manifest and the table of losses
+
+
+def create_run_dir(path: Path, *, force: bool) -> None:
+    """Make ``path`` an empty directory for a run.
+
+    Args:
+        path: Where the run goes; its parents are made too.
+        force: Replace a run that is there. Nothing but a run is ever replaced.
+
+    Raises:
+        CctraceError: Something is there already, or the place cannot be written.
+    """
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            _probe(path)
+            return
+        if path.exists() or path.is_symlink():
+            _make_room(path, force=force)
+        path.mkdir(parents=True)
+        _probe(path)
+    except OSError as error:
+        raise CctraceError(
+            f"cannot write a run to {path}: {error.strerror or error}",
+            "name another place with -o",
+            EXIT_FAILED,
+        ) from error
+
+
+def _make_room(path: Path, *, force: bool) -> None:
+    is_run = path.is_dir() and not path.is_symlink() and (path / MANIFEST_NAME).is_file()
+    if not is_run:
+        raise CctraceError(
+            f"{path} exists and is not a cctrace run",
+            "name another place with -o",
+            EXIT_FAILED,
+        )
+    if not force:
+        raise CctraceError(
+            f"{path} exists", "add --force to replace that run, or name another place with -o"
+        )
+    shutil.rmtree(path)
+
+
+def _probe(path: Path) -> None:
+    probe = path / ".probe"
+    probe.touch()
+    probe.unlink()
+
+
+class Reserve:
+    """Disk space held back, so that a full disk can still be told in the run."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / _RESERVE_NAME
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Where the filesystem cannot, it has nothing to hold back either.
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(fd, 0, _RESERVE_BYTES)
+        finally:
+            os.close(fd)
+
+    def release(self) -> None:
+        """Give the space back."""
+        self._path.unlink(missing_ok=True)

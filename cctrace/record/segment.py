@@ -1,0 +1,218 @@
+"""One shared-memory segment: made here, written by the engine, drained here.
+
+The engine can write anything into it at any time. So geometry and tails are
+kept on this side, every count read is bounded before it is used, and records are
+copied out before anyone looks at them. The memfd is sealed against resizing: a
+mapping can then never fault, whatever the other side does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cctrace.record import layout
+from cctrace.record.layout import Geometry
+from cctrace.record.losses import NVTX, LossLedger
+
+Records = npt.NDArray[np.void]
+
+# A count beyond this can only be garbage: 285 years at one a microsecond.
+_PLAUSIBLE_COUNT: Final = 1 << 53
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records of one thread in the order they were written.
+
+    Attributes:
+        tid: Thread they came from, as the engine says.
+        records: ``layout.RECORD`` array, a copy.
+    """
+
+    tid: int
+    records: Records
+
+
+@dataclass(frozen=True)
+class OpenFrames:
+    """Ranges of one thread that were pushed and not popped, outermost first.
+
+    Attributes:
+        tid: Thread they were pushed on.
+        frames: ``layout.FRAME`` array, a copy.
+    """
+
+    tid: int
+    frames: Records
+
+
+class Segment:
+    """A mapped segment and how far it has been read.
+
+    Args:
+        geometry: Sizes; the header is written from them and never read again.
+        index: 0 for a process's first segment, which has the dictionary.
+
+    Raises:
+        OSError: No memory or descriptors left.
+    """
+
+    def __init__(self, geometry: Geometry, index: int) -> None:
+        self.geometry = geometry
+        self.fd = os.memfd_create("cctrace", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, geometry.segment_bytes)
+            fcntl.fcntl(
+                self.fd,
+                fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+            )
+            self._map = mmap.mmap(self.fd, geometry.segment_bytes)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        head = geometry.header(index).tobytes()
+        self._map[: len(head)] = head
+        self._slots = np.frombuffer(
+            self._map, layout.SLOT, geometry.slots, offset=geometry.slots_offset
+        )
+        self._header = np.frombuffer(self._map, layout.SEGMENT, 1)
+        self._tails = np.zeros(geometry.slots, np.uint64)
+        self._losses_seen = np.zeros((geometry.slots + 1, layout.LOSS_REASONS_MAX), np.uint64)
+
+    def close_fd(self) -> None:
+        """Close the descriptor once it is handed over; the mapping stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def drain(self, ledger: LossLedger, pid: int) -> tuple[list[Chunk], list[OpenFrames]]:
+        """Take every record published so far, and free the slots of ended threads.
+
+        Returns:
+            Chunks in slot order, and what ended threads had left open.
+        """
+        heads = self._slots["head"].copy()
+        states = self._slots["state"].copy()
+        waiting = heads - self._tails
+        chunks: list[Chunk] = []
+        for slot in np.flatnonzero(waiting):
+            chunk = self._take(int(slot), int(waiting[slot]), ledger, pid)
+            if chunk is not None:
+                chunks.append(chunk)
+        open_frames: list[OpenFrames] = []
+        # The states were read after the heads, so an ended thread's last
+        # records may still be in the ring: those slots are read once more.
+        for slot in np.flatnonzero(states == layout.SLOT_EXITED):
+            index = int(slot)
+            left = int(self._slots["head"][index] - self._tails[index])
+            chunk = self._take(index, left, ledger, pid) if left else None
+            if chunk is not None:
+                chunks.append(chunk)
+            frames = self._open_frames(index, ledger, pid)
+            if frames is not None:
+                open_frames.append(frames)
+            self._slots["depth"][index] = 0
+            self._slots["state"][index] = layout.SLOT_FREE
+        return chunks, open_frames
+
+    def open_frames(self, ledger: LossLedger, pid: int) -> list[OpenFrames]:
+        """Read what the live threads have open, for a process that will not go on."""
+        live = np.flatnonzero(self._slots["state"] != layout.SLOT_FREE)
+        found = (self._open_frames(int(slot), ledger, pid) for slot in live)
+        return [frames for frames in found if frames is not None]
+
+    def count_losses(self, ledger: LossLedger, pid: int) -> None:
+        """Add to the ledger what the agent has counted since the last call."""
+        counts = self._slots["losses"].copy()
+        of_process = self._header["losses"].copy()
+        rows = np.concatenate([counts, of_process])
+        fresh = rows["count"] - self._losses_seen
+        for row, reason in np.argwhere(fresh):
+            index = int(row)
+            count = int(fresh[index, reason])
+            if reason >= len(layout.LOSS_REASONS) or count > _PLAUSIBLE_COUNT:
+                ledger.add(NVTX, "bad_ring", 1, pid=pid)
+                continue
+            is_slot = index < self.geometry.slots
+            ledger.add(
+                NVTX,
+                layout.LOSS_REASONS[reason],
+                count,
+                pid=pid,
+                tid=_as_tid(self._slots["tid"][index]) if is_slot else None,
+                first_ns=_as_time(rows["first_ns"][index, reason]),
+                last_ns=_as_time(rows["last_ns"][index, reason]),
+            )
+        self._losses_seen = rows["count"]
+
+    def dictionary(self, start: int) -> bytes:
+        """Bytes of the dictionary log published beyond ``start``, a copy."""
+        head = min(int(self._header["dict_head"][0]), self.geometry.dict_bytes)
+        if head <= start:
+            return b""
+        base = self.geometry.dict_offset
+        return self._map[base + start : base + head]
+
+    def close(self) -> None:
+        """Unmap; the segment must not be used any more."""
+        self.close_fd()
+        del self._slots, self._header
+        self._map.close()
+
+    def _take(self, slot: int, waiting: int, ledger: LossLedger, pid: int) -> Chunk | None:
+        size = self.geometry.ring_records
+        tail = int(self._tails[slot])
+        head = (tail + waiting) & 0xFFFF_FFFF_FFFF_FFFF
+        self._tails[slot] = head
+        if waiting > size:
+            # No honest producer gets there: the head itself is garbage.
+            ledger.add(NVTX, "bad_ring", 1, pid=pid, tid=_as_tid(self._slots["tid"][slot]))
+            self._slots["tail"][slot] = head
+            return None
+        ring = np.frombuffer(
+            self._map,
+            layout.RECORD,
+            size,
+            offset=self.geometry.rings_offset + slot * self.geometry.ring_stride,
+        )
+        first = tail % size
+        end = first + waiting
+        if end <= size:
+            records = ring[first:end].copy()
+        else:
+            records = np.concatenate([ring[first:], ring[: end - size]])
+        # Only now may the engine write there again.
+        self._slots["tail"][slot] = head
+        return Chunk(_as_tid(self._slots["tid"][slot]), records)
+
+    def _open_frames(self, slot: int, ledger: LossLedger, pid: int) -> OpenFrames | None:
+        depth = int(self._slots["depth"][slot])
+        if depth == 0:
+            return None
+        tid = _as_tid(self._slots["tid"][slot])
+        if depth > self.geometry.stack_frames:
+            ledger.add(NVTX, "bad_frame", 1, pid=pid, tid=tid)
+            return None
+        stack = np.frombuffer(
+            self._map,
+            layout.FRAME,
+            depth,
+            offset=self.geometry.stacks_offset + slot * self.geometry.stack_stride,
+        )
+        return OpenFrames(tid, stack[stack["closed"] == 0].copy())
+
+
+def _as_tid(value: np.uint32) -> int:
+    return int(value) & 0x7FFF_FFFF
+
+
+def _as_time(value: np.uint64) -> int | None:
+    return int(value) if 0 < value < _PLAUSIBLE_COUNT << 10 else None

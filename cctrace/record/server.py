@@ -1,0 +1,242 @@
+"""The hand-over socket: gives each process of the target its shared memory.
+
+Listens on a unix socket in a directory only this user can enter. A request comes
+from whoever found the socket, so the kernel's word on the peer (SO_PEERCRED) is
+what counts: another user, or a process that the target did not start, is refused.
+Runs in a thread of its own, because the engine waits for the reply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cctrace.record import layout
+from cctrace.record.losses import NVTX, LossLedger
+from cctrace.record.segment import Segment
+
+_PREFIX: Final = "cctrace-"
+_PEERCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+_PATIENCE_S: Final = 2.0  # for a peer that connects and says nothing
+_MAX_PEERS: Final = 256
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is on the other end, as the kernel says.
+
+    Attributes:
+        pid: Process id in the recorder's namespace; 0: not in it.
+        uid: User id.
+    """
+
+    pid: int
+    uid: int
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """What the session does with requests; each is called in the server's thread.
+
+    Attributes:
+        is_traced: Whether a pid belongs to the target's tree.
+        hello: Makes the first segment of a new process image, named by its token.
+        more: Makes a further one; None refuses.
+        report: Takes an adapter's report; raises ValueError where it makes no sense.
+    """
+
+    is_traced: Callable[[int], bool]
+    hello: Callable[[Peer, int], Segment]
+    more: Callable[[Peer, int], Segment | None]
+    report: Callable[[Peer, dict[str, Any]], None]
+
+
+def remove_stale_directories() -> None:
+    """Remove what recorders that were killed have left in the temporary directory."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = path.name[len(_PREFIX) :].split("-")[0]
+        with contextlib.suppress(OSError):
+            if (
+                pid.isdigit()
+                and path.lstat().st_uid == os.geteuid()
+                and not path.is_symlink()
+                and not Path(f"/proc/{pid}").exists()
+            ):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class HandoverServer:
+    """Answers hello, more and report until closed.
+
+    Args:
+        handlers: What to do with requests.
+        ledger: Takes the count of requests that made no sense.
+
+    Raises:
+        OSError: The socket cannot be made.
+    """
+
+    def __init__(self, handlers: Handlers, ledger: LossLedger) -> None:
+        self._handlers = handlers
+        self._ledger = ledger
+        # mkdtemp makes it 0700.
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self.path = self._directory / "agent.sock"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.bind(str(self.path))
+            self._socket.listen(_MAX_PEERS)
+        except OSError:
+            self._socket.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+        self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._deadlines: dict[socket.socket, float] = {}
+        self._thread = threading.Thread(target=self._serve, name="cctrace-server", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering and remove the socket; peers get a refused connection."""
+        os.write(self._wake_write, b"x")
+        self._thread.join()
+        self._socket.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            while True:
+                timeout = _PATIENCE_S if self._deadlines else None
+                for key, _ in selector.select(timeout):
+                    if key.fileobj == self._wake_read:
+                        for peer in list(self._deadlines):
+                            peer.close()
+                        return
+                    if key.fileobj is self._socket:
+                        self._accept(selector)
+                    elif isinstance(key.fileobj, socket.socket):
+                        self._answer_and_close(selector, key.fileobj)
+                self._drop_silent(selector)
+
+    def _accept(self, selector: selectors.BaseSelector) -> None:
+        try:
+            peer, _ = self._socket.accept()
+        except OSError:  # it went away again, or we are out of descriptors
+            return
+        peer.setblocking(False)  # noqa: FBT003 - the library's signature
+        if len(self._deadlines) >= _MAX_PEERS:
+            peer.close()
+            self._ledger.add(NVTX, "bad_message", 1)
+            return
+        self._deadlines[peer] = time.monotonic() + _PATIENCE_S
+        selector.register(peer, selectors.EVENT_READ)
+
+    def _drop_silent(self, selector: selectors.BaseSelector) -> None:
+        now = time.monotonic()
+        for peer in [p for p, deadline in self._deadlines.items() if deadline < now]:
+            self._forget(selector, peer)
+            self._ledger.add(NVTX, "bad_message", 1)
+
+    def _forget(self, selector: selectors.BaseSelector, peer: socket.socket) -> None:
+        selector.unregister(peer)
+        del self._deadlines[peer]
+        peer.close()
+
+    def _answer_and_close(self, selector: selectors.BaseSelector, peer: socket.socket) -> None:
+        try:
+            if not self._answer(peer):
+                self._ledger.add(NVTX, "bad_message", 1)
+        except OSError:  # the peer is gone, or no segment could be made for it
+            self._ledger.add(NVTX, "bad_message", 1)
+        finally:
+            self._forget(selector, peer)
+
+    def _answer(self, peer: socket.socket) -> bool:
+        """Read one request and reply; False where it made no sense or was refused."""
+        data = peer.recv(layout.REQUEST.itemsize + layout.REPORT_MAX)
+        who = _credentials(peer)
+        if len(data) < layout.REQUEST.itemsize:
+            return False
+        request = np.frombuffer(data, layout.REQUEST, 1)[0]
+        if (
+            request["magic"] != layout.WIRE_MAGIC
+            or request["version"] != layout.WIRE_VERSION
+            or who.uid not in (os.geteuid(), 0)
+            or not self._handlers.is_traced(who.pid)
+        ):
+            _reply(peer, layout.REPLY_REFUSED)
+            return False
+        kind = int(request["type"])
+        if kind == layout.REQ_REPORT:
+            return self._take_report(peer, who, data[layout.REQUEST.itemsize :])
+        segment: Segment | None = None
+        token = 0
+        if kind == layout.REQ_HELLO:
+            token = secrets.randbits(63) | 1
+            segment = self._handlers.hello(who, token)
+        elif kind == layout.REQ_MORE:
+            token = int(request["token"])
+            segment = self._handlers.more(who, token)
+        if segment is None:
+            _reply(peer, layout.REPLY_REFUSED)
+            return False
+        try:
+            _reply(peer, layout.REPLY_OK, token, segment)
+        finally:
+            segment.close_fd()
+        return True
+
+    def _take_report(self, peer: socket.socket, who: Peer, text: bytes) -> bool:
+        try:
+            report = json.loads(text)
+            if not isinstance(report, dict):
+                raise ValueError("not an object")  # noqa: TRY004, TRY301 - one path for all
+            self._handlers.report(who, report)
+        except (ValueError, RecursionError):
+            _reply(peer, layout.REPLY_REFUSED)
+            return False
+        _reply(peer, layout.REPLY_OK)
+        return True
+
+
+def _credentials(peer: socket.socket) -> Peer:
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    pid, uid, _ = _PEERCRED.unpack(raw)
+    return Peer(pid, uid)
+
+
+def _reply(
+    peer: socket.socket, status: int, token: int = 0, segment: Segment | None = None
+) -> None:
+    reply = np.zeros(1, layout.REPLY)
+    reply["magic"] = layout.WIRE_MAGIC
+    reply["version"] = layout.WIRE_VERSION
+    reply["status"] = status
+    reply["token"] = token
+    if segment is None:
+        peer.sendmsg([reply.tobytes()])
+        return
+    reply["segment_bytes"] = segment.geometry.segment_bytes
+    socket.send_fds(peer, [reply.tobytes()], [segment.fd])

@@ -1,0 +1,423 @@
+"""One recording, from the empty run directory to the closed one.
+
+Threads: the server answers agents, the tree follows processes, the drain empties
+the rings every few milliseconds, the writer decodes and writes twice a second.
+The thread that calls passes signals on and waits. Whatever goes wrong in here, the
+target runs on: an error of the recorder costs data, which is counted, and no more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cctrace import annotate, resources
+from cctrace.errors import CctraceError
+from cctrace.record import losses, server, target
+from cctrace.record.clock import read_anchor
+from cctrace.record.host import HostFacts
+from cctrace.record.images import Images
+from cctrace.record.layout import RECORD, Geometry
+from cctrace.record.losses import LossLedger
+from cctrace.record.nvtx import to_table
+from cctrace.record.rundir import Reserve, create_run_dir
+from cctrace.record.tree import ProcessTree
+from cctrace.record.writer import TableWriter
+from cctrace.schema import TABLES
+from cctrace.store import manifest as m
+from cctrace.version import VERSION
+
+_DRAIN_EVERY_S: Final = 0.01
+_FLUSH_EVERY_S: Final = 0.5
+_WAIT_S: Final = 0.25
+_MAX_REPORTS: Final = 4096
+_MAX_WORDS: Final = 256
+_WORD_LIMIT: Final = 1000
+
+SOURCES: Final = ("nvtx", "processes")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to record, and where to.
+
+    Attributes:
+        command: The target's arguments.
+        output: Run directory to make.
+        force: Replace a run that is there.
+        duration_s: Stop recording after so long; None: with the target.
+        sources: Of ``SOURCES``.
+        annotate: Give Python engines their step ranges.
+        ring_bytes: Size of one thread's ring.
+    """
+
+    command: list[str]
+    output: Path
+    force: bool = False
+    duration_s: float | None = None
+    sources: tuple[str, ...] = SOURCES
+    annotate: bool = True
+    ring_bytes: int = Geometry().ring_records * RECORD.itemsize
+
+    def geometry(self) -> Geometry:
+        """Sizes of a segment, the ring rounded down to a power of two records."""
+        records = max(self.ring_bytes // RECORD.itemsize, 1)
+        return Geometry(ring_records=1 << (records.bit_length() - 1))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a recording stands.
+
+    Attributes:
+        elapsed_s: Since its start.
+        events: Events taken from the rings.
+        size_bytes: Written to disk.
+        lost: Events lost.
+        processes: Processes seen.
+    """
+
+    elapsed_s: float
+    events: int
+    size_bytes: int
+    lost: int
+    processes: int
+
+
+@dataclass
+class Outcome:
+    """What a recording left.
+
+    Attributes:
+        run_dir: Where it is.
+        manifest: Its manifest as written.
+        losses: Counts by reason.
+        traced: Program images that loaded the agent.
+    """
+
+    run_dir: Path
+    manifest: m.Manifest
+    losses: dict[str, int] = field(default_factory=dict)
+    traced: int = 0
+
+
+class Session:
+    """Record one command.
+
+    Use: ``start``, then ``record`` until it returns, then ``wait_target``.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._ledger = LossLedger()
+        self._anchor = read_anchor()
+        self._images = Images(options.geometry(), self._anchor.monotonic_ns, self._ledger)
+        self._run_dir = options.output
+        self._writers = {
+            name: TableWriter(TABLES[name], self._run_dir / name)
+            for name in ("nvtx", "processes", "threads", "losses")
+        }
+        self._cpu_s_before = time.process_time()
+        self._failed: str | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._target: target.Target | None = None
+        self._traced = 0
+        self._reports_lock = threading.Lock()
+        self._manifest = m.Manifest(
+            cctrace_version=VERSION,
+            command=options.command,
+            cwd=os.getcwd(),  # noqa: PTH109 - the manifest stores text
+            start=self._anchor,
+            recorder=m.Recorder(os.getpid(), m.start_ticks(os.getpid()) or 0),
+            options={
+                "ring_bytes": options.geometry().ring_stride,
+                "annotate": options.annotate,
+                "duration_s": options.duration_s,
+            },
+        )
+
+    def start(self) -> None:
+        """Make the run directory and start the target, with everything attached.
+
+        Raises:
+            CctraceError: The output cannot be written (1), the target does not
+                exist (127) or cannot be executed (126); no run is left behind.
+        """
+        target.block_signals()
+        target.become_subreaper()
+        server.remove_stale_directories()
+        create_run_dir(self._run_dir, force=self._options.force)
+        self._reserve = Reserve(self._run_dir)
+        self._host = HostFacts()
+        self._tree = ProcessTree(self._anchor, self._images.process_ended)
+        environment = dict(os.environ)
+        self._server: server.HandoverServer | None = None
+        self._attach(environment)
+        try:
+            self._write_manifest()
+            self._target = target.start_target(self._options.command, environment)
+        except (CctraceError, OSError):
+            self._abandon()
+            raise
+        self._tree.start()
+        if self._server is not None:
+            self._server.start()
+        for name, body in (("drain", self._drain_loop), ("writer", self._write_loop)):
+            thread = threading.Thread(target=body, name=f"cctrace-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def record(self, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Record until the target ends or the duration is over, then close the run.
+
+        Args:
+            on_progress: Called a few times a second.
+
+        Returns:
+            What was left; a full disk is told in it, not raised.
+        """
+        running = self._running_target()
+        deadline = None
+        if self._options.duration_s is not None:
+            deadline = time.monotonic() + self._options.duration_s
+        while running.exit_code is None:
+            timeout = _WAIT_S
+            if deadline is not None:
+                timeout = min(timeout, deadline - time.monotonic())
+                if timeout <= 0:
+                    break
+            self._reap(running, timeout)
+            if on_progress is not None:
+                on_progress(self._progress())
+        return self._close(running)
+
+    def wait_target(self) -> int:
+        """Wait for the target, passing signals on; returns its exit status (128 + n)."""
+        running = self._running_target()
+        while running.exit_code is None:
+            running.wait(_WAIT_S)
+        return running.exit_code
+
+    def _running_target(self) -> target.Target:
+        if self._target is None:
+            raise RuntimeError("start() first")
+        return self._target
+
+    def _attach(self, environment: dict[str, str]) -> None:
+        if "processes" in self._options.sources:
+            self._manifest.sources.append(m.Source("processes", "attached"))
+        if "nvtx" not in self._options.sources:
+            return
+        try:
+            agent = resources.native_library("libcctrace_agent.so")
+            emit = resources.native_library("libcctrace_emit.so")
+            self._server = server.HandoverServer(
+                server.Handlers(
+                    is_traced=self._tree.is_traced,
+                    hello=self._hello,
+                    more=self._images.more,
+                    report=self._take_report,
+                ),
+                self._ledger,
+            )
+        except (CctraceError, OSError) as error:
+            hint = error.hint if isinstance(error, CctraceError) else None
+            self._manifest.sources.append(m.Source("nvtx", "refused", str(error), hint))
+            return
+        self._manifest.sources.append(m.Source("nvtx", "attached"))
+        environment.update(
+            annotate.environment(
+                environment,
+                agent=agent,
+                emit=emit,
+                socket=self._server.path,
+                annotate=self._options.annotate,
+            )
+        )
+
+    def _abandon(self) -> None:
+        if self._server is not None:
+            self._server.start()
+            self._server.close()
+        self._host.close()
+        self._reserve.release()
+        (self._run_dir / m.MANIFEST_NAME).unlink(missing_ok=True)
+        self._run_dir.rmdir()
+
+    def _hello(self, peer: server.Peer, token: int) -> Any:
+        segment = self._images.hello(peer, token)
+        self._traced += 1
+        return segment
+
+    def _take_report(self, peer: server.Peer, report: dict[str, Any]) -> None:
+        new = parse_report(peer.pid, report)
+        with self._reports_lock:
+            for known in self._manifest.adapters:
+                if (known.pid, known.adapter) == (new.pid, new.adapter):
+                    merge_report(known, new)
+                    return
+            if len(self._manifest.adapters) < _MAX_REPORTS:
+                self._manifest.adapters.append(new)
+
+    def _reap(self, running: target.Target, timeout_s: float) -> None:
+        for child in running.wait(timeout_s):
+            self._tree.reaped(child.pid, child.exit_code)
+
+    def _drain_loop(self) -> None:
+        try:
+            while not self._stopping.wait(_DRAIN_EVERY_S):
+                self._images.drain()
+        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
+            self._warn(f"the recorder stopped reading events: {error!r}")
+
+    def _write_loop(self) -> None:
+        while not self._stopping.wait(_FLUSH_EVERY_S):
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = 0
+        try:
+            parts = self._images.decode()
+            rows = sum(len(part) for part in parts)
+            for pid, tid, ts_ns in self._images.take_new_threads():
+                self._tree.note_thread(pid, tid, ts_ns)
+            for pid, tid, name in self._images.take_thread_names():
+                self._tree.name_thread(pid, tid, name)
+            if self._failed is not None:
+                self._ledger.add(losses.RECORDER, self._failed, rows)
+                return
+            if rows:
+                self._writers["nvtx"].append(to_table(parts, self._images.run_keys))
+                rows = 0
+            self._write_small_tables()
+            self._write_manifest()
+        except OSError as error:
+            self._fail(error, rows)
+        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
+            self._ledger.add(losses.RECORDER, "recorder_error", rows)
+            self._warn(f"the recorder failed to write {rows} events: {error!r}")
+
+    def _write_small_tables(self) -> None:
+        if "processes" in self._options.sources:
+            processes, threads = self._tree.tables()
+            self._writers["processes"].replace(processes)
+            self._writers["threads"].replace(threads)
+        self._writers["losses"].replace(self._ledger.table())
+
+    def _write_manifest(self) -> None:
+        manifest = self._manifest
+        manifest.host = self._host.facts()
+        manifest.tables = {n: w.rows for n, w in self._writers.items() if w.rows}
+        manifest.events = self._writers["nvtx"].rows
+        manifest.size_bytes = sum(w.size_bytes for w in self._writers.values())
+        manifest.lost = self._ledger.lost_events()
+        for source in manifest.sources:
+            if source.name == "nvtx" and source.state == "attached":
+                source.detail = {"programs": self._traced}
+        with self._reports_lock:
+            manifest.write(self._run_dir)
+
+    def _fail(self, error: OSError, rows: int) -> None:
+        """Stop writing events; what comes from now on is counted as lost."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        self._failed = "disk_full" if full else "write_failed"
+        self._ledger.add(losses.RECORDER, self._failed, rows)
+        self._warn(f"recording stopped early: {error.strerror or error}")
+        self._reserve.release()
+
+    def _warn(self, text: str) -> None:
+        if text not in self._manifest.warnings:
+            self._manifest.warnings.append(text)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            elapsed_s=(time.monotonic_ns() - self._anchor.monotonic_ns) / 1e9,
+            events=self._images.drained,
+            size_bytes=sum(writer.size_bytes for writer in self._writers.values()),
+            lost=self._ledger.lost_events(),
+            processes=self._tree.count(),
+        )
+
+    def _close(self, running: target.Target) -> Outcome:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        if self._server is not None:
+            self._server.close()
+        self._tree.close()
+        self._images.end_all()
+        while self._images.alive():
+            self._images.drain()
+            self._flush()
+        self._flush()
+        self._host.close()
+        manifest = self._manifest
+        manifest.stop = read_anchor()
+        manifest.recorder.cpu_s = round(time.process_time() - self._cpu_s_before, 3)
+        manifest.exit_code = running.exit_code
+        manifest.ended = self._how_it_ended(running)
+        if running.exit_code is not None and (left := len(self._tree.running())):
+            self._warn(f"{left} of the target's processes were still running at the end")
+        if not self._traced and "nvtx" in self._options.sources:
+            self._warn("no program of the target made an NVTX call")
+        self._last_words()
+        return Outcome(self._run_dir, manifest, self._ledger.by_reason(), self._traced)
+
+    def _last_words(self) -> None:
+        self._reserve.release()
+        try:
+            self._write_small_tables()
+            self._write_manifest()
+        except OSError as error:
+            self._warn(f"the end of the run could not be written: {error.strerror or error}")
+
+    def _how_it_ended(self, running: target.Target) -> str:
+        if self._failed is not None:
+            return m.DISK_FULL if self._failed == "disk_full" else m.WRITE_FAILED
+        if running.exit_code is None:
+            return m.DURATION
+        return m.TARGET_SIGNAL if running.signalled else m.CLEAN
+
+
+def merge_report(known: m.HookReport, new: m.HookReport) -> None:
+    """Add to a process's report what the adapter says of a further module."""
+    for ours, theirs in ((known.hooked, new.hooked), (known.missing, new.missing)):
+        fresh = [word for word in theirs if word not in ours]
+        ours.extend(fresh[: _MAX_WORDS - len(ours)])
+    known.engine_version = known.engine_version or new.engine_version
+    if new.note and new.note not in (known.note or ""):
+        known.note = f"{known.note}; {new.note}"[:_WORD_LIMIT] if known.note else new.note
+
+
+def parse_report(pid: int, report: dict[str, Any]) -> m.HookReport:
+    """Check what an adapter reported; it comes from the target, so nothing is trusted.
+
+    Raises:
+        ValueError: A field is missing, of another kind, or too long.
+    """
+
+    def text(name: str) -> str | None:
+        value = report.get(name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is not text")
+        return value[:_WORD_LIMIT] if value is not None else None
+
+    def words(name: str) -> list[str]:
+        value = report.get(name, [])
+        if not isinstance(value, list) or len(value) > _MAX_WORDS:
+            raise ValueError(f"{name} is not a list of at most {_MAX_WORDS}")
+        return [str(word)[:_WORD_LIMIT] for word in value]
+
+    adapter = text("adapter")
+    if adapter is None:
+        raise ValueError("adapter is missing")
+    return m.HookReport(
+        pid, adapter, text("engine_version"), words("hooked"), words("missing"), text("note")
+    )

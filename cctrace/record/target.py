@@ -1,0 +1,151 @@
+"""Start the command as a wrapper should, pass signals on, and learn how it ended.
+
+The target keeps our terminal, process group, descriptors and directory. It is
+started by posix_spawn with the signal state a shell would give it. The signals
+are blocked in the recorder and taken by ``sigtimedwait``, which also says where
+one came from: what the terminal's driver sent (Ctrl-C) has reached the target
+already, what another process sent has not and is passed on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from cctrace.errors import (
+    EXIT_NOT_EXECUTABLE,
+    EXIT_NOT_FOUND,
+    EXIT_SIGNAL_BASE,
+    CctraceError,
+)
+
+FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_WAITED_FOR: Final = frozenset({*FORWARDED, signal.SIGCHLD})
+# Python ignores these; a program started by a shell does not.
+_RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+_SI_KERNEL: Final = 0x80  # sigaction(2): sent by the kernel, here the terminal driver
+_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+
+
+def block_signals() -> None:
+    """Block what ``Target.wait`` takes; call before any thread is started."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+
+
+def become_subreaper() -> bool:
+    """Have orphans of the target become our children, so that none is out of sight.
+
+    Returns:
+        Whether the kernel agreed. It ends with the recorder's own process.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A child that ended: the target itself or an orphan of it.
+
+    Attributes:
+        pid: Its process id.
+        exit_code: Exit status, 128 + n for signal n.
+    """
+
+    pid: int
+    exit_code: int
+
+
+@dataclass
+class Target:
+    """The running command.
+
+    Attributes:
+        pid: Its process id.
+        exit_code: Exit status, 128 + n for signal n; None while it runs.
+        signalled: Whether a signal ended it.
+    """
+
+    pid: int
+    exit_code: int | None = None
+    signalled: bool = False
+
+    def wait(self, timeout_s: float) -> list[Reaped]:
+        """Wait for a signal or the timeout, pass signals on, reap children.
+
+        Returns:
+            Children that ended; ``exit_code`` is set when the target was one.
+        """
+        info = signal.sigtimedwait(_WAITED_FOR, timeout_s)
+        while info is not None:
+            if info.si_signo != signal.SIGCHLD and info.si_code != _SI_KERNEL:
+                self.send(info.si_signo)
+            info = signal.sigtimedwait(_WAITED_FOR, 0)
+        return self._reap()
+
+    def send(self, signum: int) -> None:
+        """Send a signal to the target, unless it has ended."""
+        if self.exit_code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signum)
+
+    def _reap(self) -> list[Reaped]:
+        reaped: list[Reaped] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return reaped
+            if pid == 0:
+                return reaped
+            code = os.waitstatus_to_exitcode(status)
+            reaped.append(Reaped(pid, code if code >= 0 else EXIT_SIGNAL_BASE - code))
+            if pid == self.pid:
+                self.exit_code = reaped[-1].exit_code
+                self.signalled = code < 0
+
+
+def start_target(command: list[str], environment: dict[str, str]) -> Target:
+    """Start ``command`` with ``environment``, as a shell would.
+
+    Raises:
+        CctraceError: Exit code 127 where it does not exist, 126 where it cannot
+            be executed.
+    """
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            command,
+            environment,
+            setsigmask=_inherited_mask,
+            setsigdef=_RESTORED,
+        )
+    except FileNotFoundError as error:
+        hint = "check the spelling and PATH"
+        if os.path.exists(command[0]):  # noqa: PTH110 - an argument, perhaps not a path
+            hint = "the file is there, but the interpreter its first line names is not"
+        raise CctraceError(
+            f"cannot run {command[0]!r}: {error.strerror}", hint, EXIT_NOT_FOUND
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        hint = "make it executable (chmod +x), or name its interpreter first"
+        if os.path.isdir(command[0]):  # noqa: PTH112 - an argument, perhaps not a path
+            hint = "it is a directory"
+        raise CctraceError(
+            f"cannot run {command[0]!r}: {reason}", hint, EXIT_NOT_EXECUTABLE
+        ) from None
+    return Target(pid)
+
+
+_inherited_mask: Final = signal.pthread_sigmask(signal.SIG_BLOCK, ())
