@@ -29,13 +29,13 @@ enum cct_slot_state {
 
 /* Why something was lost. The order is that of LOSS_REASONS in layout.py. */
 enum cct_loss {
-	CCT_LOSS_RING_FULL = 0,	      /* the recorder did not keep up */
-	CCT_LOSS_STACK_OVERFLOW = 1,  /* pushes nested deeper than stack_frames */
+	CCT_LOSS_RING_FULL = 0,         /* the recorder did not keep up */
+	CCT_LOSS_STACK_OVERFLOW = 1,    /* pushes nested deeper than stack_frames */
 	CCT_LOSS_STRING_TABLE_FULL = 2, /* event kept, its name and domain lost */
-	CCT_LOSS_REENTRANT = 3,	      /* event from a signal handler inside an event */
-	CCT_LOSS_UNMATCHED_POP = 4,   /* pop on an empty stack: the program's own */
+	CCT_LOSS_REENTRANT = 3,        /* event from a signal handler inside an event */
+	CCT_LOSS_UNMATCHED_POP = 4,    /* pop on an empty stack: the program's own */
 	CCT_LOSS_TRUNCATED_STRING = 5, /* event kept, its name cut */
-	CCT_LOSS_NO_SLOT = 6,	      /* no thread slot to be had */
+	CCT_LOSS_NO_SLOT = 6,          /* no thread slot to be had */
 	CCT_LOSS_REASONS = 8,
 };
 
@@ -65,21 +65,23 @@ enum cct_payload_type {
 /* One event in a ring. Timestamps of one thread never repeat: they tell the
  * order of its pushes, starts and marks. */
 struct cct_record {
-	uint64_t ts_ns;	  /* CLOCK_MONOTONIC at push, mark, start or end */
-	uint64_t value;	  /* see cct_record_kind */
+	uint64_t ts_ns;   /* CLOCK_MONOTONIC at push, mark, start or end */
+	uint64_t value;   /* see cct_record_kind */
 	uint64_t payload; /* the union's bits; 32-bit kinds in the low half */
-	uint32_t key;	  /* dictionary key; 0: no attributes */
-	uint16_t depth;	  /* within thread and domain, saturates at 65535 */
+	uint32_t key;     /* dictionary key; 0: no attributes */
+	uint16_t depth;   /* within thread and domain, saturates at 65535 */
 	uint8_t kind;
 	uint8_t payload_type;
 };
 
-/* One range pushed and not yet popped, oldest first in the slot's stack. */
+/* One range pushed and not yet popped, oldest first in the slot's stack. A pop
+ * writes its record before it takes the frame back: a frame with the ts_ns of a
+ * PUSH_POP record of the same thread is that range, cut off in between. */
 struct cct_frame {
 	uint64_t ts_ns;
 	uint64_t payload;
 	uint32_t key;
-	uint32_t domain; /* dictionary id of the domain, 0: default */
+	uint32_t domain; /* dictionary id, 0: default; 1 << 31 set: not in the log */
 	uint16_t depth;
 	uint8_t payload_type;
 	uint8_t closed; /* popped out of order (another domain's is above) */
@@ -93,7 +95,7 @@ struct cct_slot {
 	uint64_t claimed_ns;
 	uint64_t reserved0[6];
 	/* agent, every event */
-	uint64_t head;	/* records written, ever; published by a release store */
+	uint64_t head;  /* records written, ever; published by a release store */
 	uint32_t depth; /* frames in the open stack, closed ones included */
 	uint32_t reserved1;
 	uint64_t reserved2[6];
@@ -178,7 +180,7 @@ struct cct_request {
 };
 
 enum cct_reply_status {
-	CCT_REPLY_OK = 0,     /* with the memfd as SCM_RIGHTS, except for a report */
+	CCT_REPLY_OK = 0,      /* with the memfd as SCM_RIGHTS, except for a report */
 	CCT_REPLY_REFUSED = 1, /* do not ask again */
 };
 
