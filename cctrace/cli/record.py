@@ -6,12 +6,17 @@ import contextlib
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from cctrace.record.session import Outcome, Progress
+
 from cctrace.cli import units
 from cctrace.errors import EXIT_NOT_FOUND, EXIT_USAGE, CctraceError
-from cctrace.record.session import SOURCES, Options, Outcome, Progress, Session
+from cctrace.record.sources import SOURCES
+from cctrace.record.target import block_signals
 
 _MIB = 1 << 20
 
@@ -89,6 +94,11 @@ def command(
         raise CctraceError("the command is an empty word", None, EXIT_NOT_FOUND)
     if not sources:
         raise CctraceError("no source to record", f"there are: {', '.join(SOURCES)}", EXIT_USAGE)
+    # Before NumPy starts threads of its own: a thread that does not block a signal
+    # is where the kernel delivers it, and there it would end the recorder.
+    block_signals()
+    from cctrace.record.session import Options, Session  # noqa: PLC0415 - see above
+
     run_dir = output if output is not None else _default_output()
     session = Session(
         Options(

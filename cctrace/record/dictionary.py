@@ -76,7 +76,7 @@ class RunKeys:
         present = np.flatnonzero(used)
         compact = np.zeros(len(self._keys), np.int32)
         compact[present] = np.arange(len(present), dtype=np.int32)
-        rows = compact[keys]
+        rows = pa.array(compact[keys])
         chosen = [self._keys[i] for i in present]
         return KeyColumns(
             name=_strings([k.name for k in chosen], rows),
@@ -86,23 +86,17 @@ class RunKeys:
         )
 
 
-def _strings(values: list[str | None], rows: Ints) -> pa.DictionaryArray:
+def _strings(values: list[str | None], rows: pa.Array) -> pa.DictionaryArray:
     index: dict[str, int] = {}
-    codes = np.array(
-        [-1 if v is None else index.setdefault(v, len(index)) for v in values], np.int32
-    )
-    indices = codes[rows]
-    mask = indices < 0 if (codes < 0).any() else None
-    return pa.DictionaryArray.from_arrays(
-        pa.array(indices, pa.int32(), mask=mask), pa.array(list(index), pa.string())
-    )
+    codes = [None if v is None else index.setdefault(v, len(index)) for v in values]
+    indices = pa.array(codes, pa.int32()).take(rows)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(index), pa.string()))
 
 
-def _colors(values: list[int | None], rows: Ints) -> pa.Array:
+def _colors(values: list[int | None], rows: pa.Array) -> pa.Array:
     if all(v is None for v in values):
         return pa.nulls(len(rows), pa.uint32())
-    per_key = pa.array(values, pa.uint32())
-    return per_key.take(pa.array(rows))
+    return pa.array(values, pa.uint32()).take(rows)
 
 
 @dataclass
@@ -124,6 +118,7 @@ class ProcessKeys:
     _domains: dict[int, str] = field(default_factory=dict)
     _categories: dict[tuple[int, int], str] = field(default_factory=dict)
     _raw: list[tuple[str | None, int, int, int | None]] = field(default_factory=list)
+    _renamed: set[tuple[int, int]] = field(default_factory=set)
     _of_category: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     _map: list[int] = field(default_factory=lambda: [_UNKNOWN])
     _array: Ints | None = None
@@ -135,6 +130,7 @@ class ProcessKeys:
         one cannot be found any more; it is counted in ``bad``.
         """
         if self._broken:
+            self.offset += len(log)  # not to be copied again at every call
             return
         at = 0
         while at + _ENTRY.size <= len(log):
@@ -156,14 +152,16 @@ class ProcessKeys:
             elif kind == layout.DICT_DOMAIN:
                 self._domains[ident] = text
             elif kind == layout.DICT_CATEGORY:
-                self._name_category(domain, ident, text)
+                self._categories[domain, ident] = text
+                self._renamed.add((domain, ident))
             else:
                 self.thread_names[ident] = text
             at = after
-        self.offset += at
+        self.offset += len(log)
         if at != len(log):
             self._broken = True
             self.bad += 1
+        self._rename_keys()
         self._array = None
 
     def run_keys(self, keys: npt.NDArray[np.uint32]) -> tuple[Ints, int]:
@@ -197,12 +195,14 @@ class ProcessKeys:
             )
         )
 
-    def _name_category(self, domain: int, category: int, text: str) -> None:
+    def _rename_keys(self) -> None:
         # Keys that were used before their category had a name are renamed for
-        # the events to come; those already written keep the number.
-        self._categories[domain, category] = text
-        for key in self._of_category.get((domain, category), ()):
-            self._map[key] = self._resolve(key - 1)
+        # the events to come; those already written keep the number. Once for all
+        # the names that came, or a program could make this quadratic.
+        for category in self._renamed:
+            for key in self._of_category.get(category, ()):
+                self._map[key] = self._resolve(key - 1)
+        self._renamed.clear()
 
 
 _TYPES: Final = frozenset(

@@ -32,7 +32,7 @@ from typing import Any, Final
 from cctrace import resources
 from cctrace.errors import CctraceError
 from cctrace.record import selftest, tree
-from cctrace.record.host import collect_host_facts
+from cctrace.record.host import NO_GPU, collect_host_facts
 
 OK: Final = "ok"
 WARN: Final = "warn"
@@ -412,7 +412,7 @@ def _engines(_: Host) -> Finding:
             continue
     here = f"in this Python ({sysconfig.get_path('purelib')})"
     if found:
-        return Finding(OK, f"{', '.join(found)} {here}")
+        return Finding(OK, f"{', '.join(found)}, annotated by record, {here}")
     elsewhere = shutil.which("vllm")
     if elsewhere:
         return Finding(OK, f"{elsewhere}; none {here}. An engine may have its own environment")
@@ -430,6 +430,8 @@ def _tee(host: Host) -> Finding:
 def _gpu(host: Host) -> Finding:
     gpu = host["gpu"]
     names = [device["name"] or "unknown GPU" for device in gpu["devices"]]
+    if gpu["cc_how"] == NO_GPU:
+        return Finding(OK, NO_GPU)
     if not names:
         return Finding(WARN, f"no GPU facts: {gpu['cc_how']}")
     kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
@@ -452,10 +454,13 @@ def _lockdown(host: Host) -> Finding:
 def _swiotlb(host: Host) -> Finding:
     swiotlb = host["swiotlb"]
     size = swiotlb["size_bytes"]
-    if size is None:
-        return Finding(
-            WARN,
-            f"{swiotlb['state']} ({swiotlb['state_how']}), size unknown: {swiotlb['how']}",
-            "run as root with debugfs mounted to learn its size",
-        )
-    return Finding(OK, f"{swiotlb['state']} ({swiotlb['state_how']}), {size // _MIB} MiB")
+    shown = f"{swiotlb['state']} ({swiotlb['state_how']})"
+    if size is not None:
+        return Finding(OK, f"{shown}, {size // _MIB} MiB")
+    if swiotlb["state"] == "off":
+        return Finding(OK, shown)
+    return Finding(
+        WARN,
+        f"{shown}, size unknown: {swiotlb['how']}",
+        "mount -t debugfs debugfs /sys/kernel/debug, and run as root",
+    )

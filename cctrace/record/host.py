@@ -29,6 +29,7 @@ from cctrace.record.tee import (
 )
 
 NVML_WAIT_S = 3.0  # an idle driver without persistence mode takes over a second
+NO_GPU = "no NVIDIA GPU and no NVIDIA driver found"
 SWIOTLB_SLOT_BYTES = 2048  # 1 << IO_TLB_SHIFT, include/linux/swiotlb.h
 
 _PCI_VENDOR_NVIDIA = "0x10de"
@@ -287,7 +288,7 @@ def _no_driver(roots: Roots) -> dict[str, Any]:
     if gpus:
         shown = ", ".join(gpus)
         return nvml.unknown(f"no NVIDIA driver is loaded for the GPU at PCI {shown}")
-    return nvml.unknown("no NVIDIA GPU and no NVIDIA driver found")
+    return nvml.unknown(NO_GPU)
 
 
 def _nvidia_displays(roots: Roots) -> list[Path]:

@@ -30,6 +30,11 @@ NOT_EVENTS: Final = frozenset(
 )
 
 
+# The target says which threads and how many; neither may grow without end.
+_MAX_ENTRIES: Final = 1 << 14
+_MAX_COUNT: Final = (1 << 63) - 1  # BIGINT
+
+
 @dataclass
 class _Entry:
     count: int
@@ -55,15 +60,22 @@ class LossLedger:
         first_ns: int | None = None,
         last_ns: int | None = None,
     ) -> None:
-        """Count ``count`` losses; times are ns of CLOCK_MONOTONIC, None: unknown."""
+        """Count ``count`` losses; times are ns of CLOCK_MONOTONIC, None: unknown.
+
+        Beyond some thousands of rows, further threads' losses are counted without
+        their pid and tid.
+        """
         if count <= 0:
             return
         with self._lock:
-            entry = self._entries.get((pid, tid, source, reason))
+            key = (pid, tid, source, reason)
+            if key not in self._entries and len(self._entries) >= _MAX_ENTRIES:
+                key = (None, None, source, reason)
+            entry = self._entries.get(key)
             if entry is None:
-                self._entries[pid, tid, source, reason] = _Entry(count, first_ns, last_ns)
+                self._entries[key] = _Entry(min(count, _MAX_COUNT), first_ns, last_ns)
                 return
-            entry.count += count
+            entry.count = min(entry.count + count, _MAX_COUNT)
             if first_ns is not None:
                 entry.first_ns = min(first_ns, entry.first_ns or first_ns)
             if last_ns is not None:
@@ -83,7 +95,7 @@ class LossLedger:
             return totals
 
     def table(self) -> pa.Table:
-        """The table ``losses``, ordered by pid, tid, source and reason."""
+        """The table ``losses``, by pid, tid, source and reason, unknown ones first."""
         with self._lock:
             rows = [
                 {
@@ -96,7 +108,11 @@ class LossLedger:
                     "last_ns": entry.last_ns,
                 }
                 for (pid, tid, source, reason), entry in sorted(
-                    self._entries.items(), key=lambda item: tuple(str(k) for k in item[0])
+                    self._entries.items(), key=lambda item: _order(*item[0])
                 )
             ]
         return pa.Table.from_pylist(rows, schema=TABLES["losses"].arrow)
+
+
+def _order(pid: int | None, tid: int | None, source: str, reason: str) -> tuple[int, int, str, str]:
+    return (-1 if pid is None else pid, -1 if tid is None else tid, source, reason)

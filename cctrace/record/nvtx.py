@@ -9,7 +9,7 @@ Python's cost is per chunk and per distinct name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 import numpy as np
@@ -34,21 +34,6 @@ _MAX_WAITING: Final = 1 << 20
 _END_PATIENCE_FLUSHES: Final = 3
 # The clock of another core may be a little ahead.
 _CLOCK_SLACK_NS: Final = 1_000_000_000
-
-# The last two bytes of a record as one number, and which of these make sense.
-_TAIL_AT: Final = layout.RECORD.fields["kind"][1] if layout.RECORD.fields else 0
-_TAIL: Final = np.dtype(
-    {
-        "names": ["tail"],
-        "formats": ["<u2"],
-        "offsets": [_TAIL_AT],
-        "itemsize": layout.RECORD.itemsize,
-    }
-)
-_GOOD_TAIL: Final = np.zeros(1 << 16, bool)
-for _kind in range(layout.REC_PUSH_POP, layout.REC_END + 1):
-    for _type in range(layout.PAYLOAD_NONE, layout.PAYLOAD_F32 + 1):
-        _GOOD_TAIL[_kind | _type << 8] = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +68,45 @@ class Rows:
         return len(self.ts_ns)
 
 
+@dataclass(frozen=True)
+class _Events:
+    """Columns of records, all of one length; names and types as ``layout.RECORD``."""
+
+    ts_ns: npt.NDArray[np.uint64]
+    value: npt.NDArray[np.uint64]
+    payload: npt.NDArray[np.uint64]
+    key: npt.NDArray[np.uint32]
+    depth: npt.NDArray[np.uint16]
+    kind: npt.NDArray[np.uint8]
+    payload_type: npt.NDArray[np.uint8]
+    tid: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    @classmethod
+    def of(cls, records: Sequence[Records], tids: Sequence[int]) -> _Events:
+        """Take the records apart; ``tids`` has the thread of each array."""
+        columns = [np.concatenate([r[name] for r in records]) for name in _RECORD_FIELDS]
+        lengths = [len(r) for r in records]
+        return cls(*columns, np.repeat(np.array(tids, np.int32), lengths))
+
+    def pick(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> _Events:
+        """Those events that a mask or an index array names."""
+        return _Events(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def followed_by(self, other: _Events) -> _Events:
+        """These events and then the others."""
+        if not len(self):
+            return other
+        both = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return _Events(*(np.concatenate(pair) for pair in both))
+
+
+_RECORD_FIELDS: Final = tuple(f.name for f in fields(_Events) if f.name != "tid")
+_NO_EVENTS: Final = _Events.of([np.zeros(0, layout.RECORD)], [0])
+
+
 @dataclass
 class NvtxProcess:
     """What decoding has to remember of one process image.
@@ -96,9 +120,8 @@ class NvtxProcess:
     pid: int
     keys: ProcessKeys
     earliest_ns: int
-    _starts: Records = field(default_factory=lambda: np.zeros(0, layout.RECORD))
-    _start_tids: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    _ends: list[tuple[int, Records, npt.NDArray[np.int32]]] = field(default_factory=list)
+    _starts: _Events = _NO_EVENTS
+    _ends: list[tuple[int, _Events]] = field(default_factory=list)  # with flushes waited
 
     def rows(self, chunks: list[Chunk], now_ns: int, ledger: LossLedger) -> list[Rows]:
         """Decode chunks; ranges whose end is not there yet are kept back.
@@ -113,22 +136,18 @@ class NvtxProcess:
         """
         if not chunks and not self._ends:
             return []
-        records = _concatenate([chunk.records for chunk in chunks])
-        tids = np.repeat(
-            np.array([chunk.tid for chunk in chunks], np.int32),
-            np.array([len(chunk.records) for chunk in chunks], np.int64),
-        )
-        records, tids = self._plausible(records, tids, now_ns, ledger)
-        kind = np.ascontiguousarray(records["kind"])
-        paired = kind >= layout.REC_START
+        events = _NO_EVENTS
+        if chunks:
+            events = _Events.of([chunk.records for chunk in chunks], [c.tid for c in chunks])
+            events = self._plausible(events, now_ns, ledger)
+        paired = events.kind >= layout.REC_START
         if not paired.any() and not self._ends:
-            return [self._to_rows(records, tids, ledger)] if len(records) else []
-        done = [self._to_rows(records[~paired], tids[~paired], ledger)]
-        begun, ended = kind == layout.REC_START, kind == layout.REC_END
-        self._starts = np.concatenate([self._starts, records[begun]])
-        self._start_tids = np.concatenate([self._start_tids, tids[begun]])
-        self._ends = [(age + 1, e, t) for age, e, t in self._ends]
-        self._ends.append((0, records[ended], tids[ended]))
+            return [self._to_rows(events, ledger)] if len(events) else []
+        done = [self._to_rows(events.pick(~paired), ledger)]
+        begun = events.pick(events.kind == layout.REC_START)
+        self._starts = self._starts.followed_by(begun)
+        self._ends = [(age + 1, ends) for age, ends in self._ends]
+        self._ends.append((0, events.pick(events.kind == layout.REC_END)))
         done += self._join(ledger)
         return [rows for rows in done if len(rows)]
 
@@ -143,121 +162,106 @@ class NvtxProcess:
             for name in ("ts_ns", "payload", "key", "depth", "payload_type"):
                 records[name] = frames[name]
             records["kind"] = layout.REC_PUSH_POP
-            tids = np.full(len(frames), left.tid, np.int32)
-            records, tids = self._plausible(records, tids, now_ns, ledger)
-            if len(records):
-                made.append(self._to_rows(records, tids, ledger, is_open=True))
+            events = self._plausible(_Events.of([records], [left.tid]), now_ns, ledger)
+            if len(events):
+                made.append(self._to_rows(events, ledger, is_open=True))
         return made
 
     def finish(self, ledger: LossLedger) -> list[Rows]:
         """Give out every start that still waits, as an open range; the process is over."""
-        left, tids = self._starts, self._start_tids
-        self._starts, self._start_tids = left[:0], tids[:0]
-        orphans = sum(len(ends) for _, ends, _ in self._ends)
+        left, self._starts = self._starts, _NO_EVENTS
+        orphans = sum(len(ends) for _, ends in self._ends)
         self._ends = []
         ledger.add(NVTX, "orphan_end", orphans, pid=self.pid)
-        return [self._to_rows(left, tids, ledger, is_open=True)] if len(left) else []
+        return [self._to_rows(left, ledger, is_open=True)] if len(left) else []
 
-    def _plausible(
-        self, records: Records, tids: npt.NDArray[np.int32], now_ns: int, ledger: LossLedger
-    ) -> tuple[Records, npt.NDArray[np.int32]]:
+    def _plausible(self, events: _Events, now_ns: int, ledger: LossLedger) -> _Events:
         limit = now_ns + _CLOCK_SLACK_NS
-        # One unsigned comparison tests both ends: what is too early wraps.
-        before_limit = np.uint64(limit) - records["ts_ns"]
+        # One unsigned comparison tests both ends: what is too early wraps, as
+        # does a kind of 0.
+        before_limit = np.uint64(limit) - events.ts_ns
         good = before_limit <= np.uint64(limit - self.earliest_ns)
-        tail = records.view(_TAIL)["tail"]
-        good &= _GOOD_TAIL[tail]
-        too_long = records["value"] > before_limit
+        good &= events.kind - np.uint8(1) < np.uint8(layout.REC_END)
+        good &= events.payload_type <= np.uint8(layout.PAYLOAD_F32)
+        too_long = events.value > before_limit
         if too_long.any():
             # A range id may be anything; a duration may not.
-            good &= ~too_long | (records["kind"] >= layout.REC_START)
+            good &= ~too_long | (events.kind >= layout.REC_START)
         if good.all():
-            return records, tids
-        for tid in np.unique(tids[~good]):
-            count = int(np.count_nonzero(tids[~good] == tid))
-            ledger.add(NVTX, "bad_record", count, pid=self.pid, tid=int(tid))
-        return records[good], tids[good]
+            return events
+        tids, counts = np.unique(events.tid[~good], return_counts=True)
+        for tid, count in zip(tids.tolist(), counts.tolist(), strict=True):
+            ledger.add(NVTX, "bad_record", count, pid=self.pid, tid=tid)
+        return events.pick(good)
 
-    def _to_rows(
-        self,
-        records: Records,
-        tids: npt.NDArray[np.int32],
-        ledger: LossLedger,
-        *,
-        is_open: bool = False,
-    ) -> Rows:
-        keys, unknown = self.keys.run_keys(np.ascontiguousarray(records["key"]))
+    def _to_rows(self, events: _Events, ledger: LossLedger, *, is_open: bool = False) -> Rows:
+        keys, unknown = self.keys.run_keys(events.key)
         ledger.add(NVTX, "unknown_key", unknown, pid=self.pid)
-        payload_type = np.ascontiguousarray(records["payload_type"])
-        has_payload = bool(payload_type.any())
+        has_payload = bool(events.payload_type.any())
         # Marks have the value 0, which is their duration.
-        dur = np.ascontiguousarray(records["value"]).view(np.int64)
-        if is_open:
-            dur = np.full(len(records), _OPEN, np.int64)
+        dur = events.value.view(np.int64)
         return Rows(
-            ts_ns=np.ascontiguousarray(records["ts_ns"]).view(np.int64),
-            dur_ns=dur,
+            ts_ns=events.ts_ns.view(np.int64),
+            dur_ns=np.full(len(events), _OPEN, np.int64) if is_open else dur,
             key=keys,
-            pid=np.full(len(records), self.pid, np.int32),
-            tid=tids,
-            depth=np.ascontiguousarray(records["depth"]),
-            kind=np.ascontiguousarray(records["kind"]),
-            payload=np.ascontiguousarray(records["payload"]) if has_payload else None,
-            payload_type=payload_type if has_payload else None,
+            pid=np.full(len(events), self.pid, np.int32),
+            tid=events.tid,
+            depth=events.depth,
+            kind=events.kind,
+            payload=events.payload if has_payload else None,
+            payload_type=events.payload_type if has_payload else None,
         )
 
     def _join(self, ledger: LossLedger) -> list[Rows]:
-        starts, start_tids = self._starts, self._start_tids
-        ends = np.concatenate([e for _, e, _ in self._ends])
-        end_tids = np.concatenate([t for _, _, t in self._ends])
-        _, of_start, of_end = np.intersect1d(starts["value"], ends["value"], return_indices=True)
-        rows = self._to_rows(starts[of_start], start_tids[of_start], ledger)
-        dur = ends["ts_ns"][of_end].view(np.int64) - rows.ts_ns
-        done = [_ended(rows, np.maximum(dur, 0), end_tids[of_end])]
+        starts, ends = self._starts, _NO_EVENTS
+        for _, waiting_ends in self._ends:
+            ends = ends.followed_by(waiting_ends)
+        of_start, of_end = _same_ids(starts.value, ends.value)
+        rows = self._to_rows(starts.pick(of_start), ledger)
+        dur = ends.ts_ns[of_end].view(np.int64) - rows.ts_ns
+        done = [replace(rows, dur_ns=np.maximum(dur, 0), end_tid=ends.tid[of_end])]
         waiting = np.ones(len(starts), bool)
         waiting[of_start] = False
         surplus = int(np.count_nonzero(waiting)) - _MAX_WAITING
         if surplus > 0:
             oldest = np.flatnonzero(waiting)[:surplus]
-            done.append(self._to_rows(starts[oldest], start_tids[oldest], ledger, is_open=True))
+            done.append(self._to_rows(starts.pick(oldest), ledger, is_open=True))
             waiting[oldest] = False
-        self._starts, self._start_tids = starts[waiting], start_tids[waiting]
+        self._starts = starts.pick(waiting)
         self._forget_ends(of_end, ledger)
         return done
 
     def _forget_ends(self, matched: npt.NDArray[np.intp], ledger: LossLedger) -> None:
         kept = []
         base = 0
-        for age, ends, tids in self._ends:
+        for age, ends in self._ends:
             left = np.ones(len(ends), bool)
             left[matched[(matched >= base) & (matched < base + len(ends))] - base] = False
             base += len(ends)
             if age >= _END_PATIENCE_FLUSHES:
                 ledger.add(NVTX, "orphan_end", int(np.count_nonzero(left)), pid=self.pid)
             elif left.any():
-                kept.append((age, ends[left], tids[left]))
+                kept.append((age, ends.pick(left)))
         self._ends = kept
 
 
-def _ended(rows: Rows, dur_ns: npt.NDArray[np.int64], end_tid: npt.NDArray[np.int32]) -> Rows:
-    return Rows(
-        rows.ts_ns,
-        dur_ns,
-        rows.key,
-        rows.pid,
-        rows.tid,
-        rows.depth,
-        rows.kind,
-        rows.payload,
-        rows.payload_type,
-        end_tid,
-    )
-
-
-def _concatenate(arrays: Sequence[Records]) -> Records:
-    if len(arrays) == 1:
-        return arrays[0]
-    return np.concatenate(arrays) if arrays else np.zeros(0, layout.RECORD)
+def _same_ids(
+    starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Pair each id's first start with its first end; returns their indices."""
+    nothing = np.zeros(0, np.intp)
+    if not len(starts) or not len(ends):
+        return nothing, nothing
+    # Ids come nearly in order, which the stable sort makes use of.
+    order = np.argsort(starts, kind="stable")
+    ids = starts[order]
+    at = np.minimum(np.searchsorted(ids, ends), len(ids) - 1)
+    of_end = np.flatnonzero(ids[at] == ends)
+    of_start = order[at[of_end]]
+    first = np.empty(len(starts), np.intp)
+    first[of_start[::-1]] = of_end[::-1]
+    is_first = first[of_start] == of_end
+    return of_start[is_first], of_end[is_first]
 
 
 def to_table(parts: list[Rows], keys: RunKeys) -> pa.Table:
@@ -340,7 +344,8 @@ def _payloads(parts: list[Rows]) -> tuple[pa.Array, pa.Array]:
     is_double = is_f64 | is_f32 | too_big
     double = np.zeros(len(types))
     double[is_f64] = bits.view(np.float64)[is_f64]
-    double[is_f32] = low.view(np.float32)[is_f32]
+    with np.errstate(invalid="ignore"):  # a signalling NaN turns quiet
+        double[is_f32] = low.view(np.float32)[is_f32]
     double[too_big] = bits[too_big]
     return (
         _nullable(whole, is_double | (types == layout.PAYLOAD_NONE)),

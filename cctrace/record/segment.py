@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ Records = npt.NDArray[np.void]
 
 # A count beyond this can only be garbage: 285 years at one a microsecond.
 _PLAUSIBLE_COUNT: Final = 1 << 53
+_MASK_64: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Segment:
         self._header = np.frombuffer(self._map, layout.SEGMENT, 1)
         self._tails = np.zeros(geometry.slots, np.uint64)
         self._losses_seen = np.zeros((geometry.slots + 1, layout.LOSS_REASONS_MAX), np.uint64)
+        self._losses_lock = threading.Lock()  # the drain counts too, where it frees a slot
 
     def close_fd(self) -> None:
         """Close the descriptor once it is handed over; the mapping stays."""
@@ -112,7 +115,7 @@ class Segment:
         # records may still be in the ring: those slots are read once more.
         for slot in np.flatnonzero(states == layout.SLOT_EXITED):
             index = int(slot)
-            left = int(self._slots["head"][index] - self._tails[index])
+            left = int(self._slots["head"][index]) - int(self._tails[index]) & _MASK_64
             chunk = self._take(index, left, ledger, pid) if left else None
             if chunk is not None:
                 chunks.append(chunk)
@@ -120,6 +123,7 @@ class Segment:
             if frames is not None:
                 open_frames.append(frames)
             self._slots["depth"][index] = 0
+            self._settle_losses(index, ledger, pid)
             self._slots["state"][index] = layout.SLOT_FREE
         return chunks, open_frames
 
@@ -131,27 +135,14 @@ class Segment:
 
     def count_losses(self, ledger: LossLedger, pid: int) -> None:
         """Add to the ledger what the agent has counted since the last call."""
-        counts = self._slots["losses"].copy()
-        of_process = self._header["losses"].copy()
-        rows = np.concatenate([counts, of_process])
-        fresh = rows["count"] - self._losses_seen
-        for row, reason in np.argwhere(fresh):
-            index = int(row)
-            count = int(fresh[index, reason])
-            if reason >= len(layout.LOSS_REASONS) or count > _PLAUSIBLE_COUNT:
-                ledger.add(NVTX, "bad_ring", 1, pid=pid)
-                continue
-            is_slot = index < self.geometry.slots
-            ledger.add(
-                NVTX,
-                layout.LOSS_REASONS[reason],
-                count,
-                pid=pid,
-                tid=_as_tid(self._slots["tid"][index]) if is_slot else None,
-                first_ns=_as_time(rows["first_ns"][index, reason]),
-                last_ns=_as_time(rows["last_ns"][index, reason]),
-            )
-        self._losses_seen = rows["count"]
+        with self._losses_lock:
+            rows = np.concatenate([self._slots["losses"], self._header["losses"]])
+            fresh = rows["count"] - self._losses_seen
+            for index in np.flatnonzero(fresh.any(axis=1)):
+                is_slot = index < self.geometry.slots
+                tid = _as_tid(self._slots["tid"][index]) if is_slot else None
+                _add_losses(ledger, rows[index], fresh[index], pid, tid)
+            self._losses_seen = rows["count"]
 
     def dictionary(self, start: int) -> bytes:
         """Bytes of the dictionary log published beyond ``start``, a copy."""
@@ -170,7 +161,7 @@ class Segment:
     def _take(self, slot: int, waiting: int, ledger: LossLedger, pid: int) -> Chunk | None:
         size = self.geometry.ring_records
         tail = int(self._tails[slot])
-        head = (tail + waiting) & 0xFFFF_FFFF_FFFF_FFFF
+        head = tail + waiting & _MASK_64
         self._tails[slot] = head
         if waiting > size:
             # No honest producer gets there: the head itself is garbage.
@@ -193,6 +184,15 @@ class Segment:
         self._slots["tail"][slot] = head
         return Chunk(_as_tid(self._slots["tid"][slot]), records)
 
+    def _settle_losses(self, slot: int, ledger: LossLedger, pid: int) -> None:
+        """Count what an ended thread lost, and begin at nothing for the slot's next one."""
+        with self._losses_lock:
+            row = self._slots["losses"][slot].copy()
+            fresh = row["count"] - self._losses_seen[slot]
+            _add_losses(ledger, row, fresh, pid, _as_tid(self._slots["tid"][slot]))
+            self._slots["losses"][slot] = 0
+            self._losses_seen[slot] = 0
+
     def _open_frames(self, slot: int, ledger: LossLedger, pid: int) -> OpenFrames | None:
         depth = int(self._slots["depth"][slot])
         if depth == 0:
@@ -208,6 +208,29 @@ class Segment:
             offset=self.geometry.stacks_offset + slot * self.geometry.stack_stride,
         )
         return OpenFrames(tid, stack[stack["closed"] == 0].copy())
+
+
+def _add_losses(
+    ledger: LossLedger,
+    row: npt.NDArray[np.void],
+    fresh: npt.NDArray[np.uint64],
+    pid: int,
+    tid: int | None,
+) -> None:
+    for reason in np.flatnonzero(fresh):
+        count = int(fresh[reason])
+        if reason >= len(layout.LOSS_REASONS) or count > _PLAUSIBLE_COUNT:
+            ledger.add(NVTX, "bad_ring", 1, pid=pid)
+            continue
+        ledger.add(
+            NVTX,
+            layout.LOSS_REASONS[reason],
+            count,
+            pid=pid,
+            tid=tid,
+            first_ns=_as_time(row["first_ns"][reason]),
+            last_ns=_as_time(row["last_ns"][reason]),
+        )
 
 
 def _as_tid(value: np.uint32) -> int:

@@ -136,7 +136,7 @@ class HandoverServer:
                         return
                     if key.fileobj is self._socket:
                         self._accept(selector)
-                    elif isinstance(key.fileobj, socket.socket):
+                    elif key.fileobj in self._deadlines:  # not dropped a moment ago
                         self._answer_and_close(selector, key.fileobj)
                 self._drop_silent(selector)
 
@@ -147,9 +147,10 @@ class HandoverServer:
             return
         peer.setblocking(False)  # noqa: FBT003 - the library's signature
         if len(self._deadlines) >= _MAX_PEERS:
-            peer.close()
+            # The one that has been silent for longest, not the newcomer: an agent
+            # speaks at once.
+            self._forget(selector, next(iter(self._deadlines)))
             self._ledger.add(NVTX, "bad_message", 1)
-            return
         self._deadlines[peer] = time.monotonic() + _PATIENCE_S
         selector.register(peer, selectors.EVENT_READ)
 
@@ -168,7 +169,8 @@ class HandoverServer:
         try:
             if not self._answer(peer):
                 self._ledger.add(NVTX, "bad_message", 1)
-        except OSError:  # the peer is gone, or no segment could be made for it
+        except Exception:  # noqa: BLE001 - the peer is gone, or no segment could be
+            # made for it; whatever it is, the next one has to be answered.
             self._ledger.add(NVTX, "bad_message", 1)
         finally:
             self._forget(selector, peer)

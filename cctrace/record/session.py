@@ -27,6 +27,7 @@ from cctrace.record.layout import RECORD, Geometry
 from cctrace.record.losses import LossLedger
 from cctrace.record.nvtx import to_table
 from cctrace.record.rundir import Reserve, create_run_dir
+from cctrace.record.sources import SOURCES
 from cctrace.record.tree import ProcessTree
 from cctrace.record.writer import TableWriter
 from cctrace.schema import TABLES
@@ -39,8 +40,6 @@ _WAIT_S: Final = 0.25
 _MAX_REPORTS: Final = 4096
 _MAX_WORDS: Final = 256
 _WORD_LIMIT: Final = 1000
-
-SOURCES: Final = ("nvtx", "processes")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,8 @@ class Outcome:
 class Session:
     """Record one command.
 
-    Use: ``start``, then ``record`` until it returns, then ``wait_target``.
+    Use: ``target.block_signals`` first of all, then ``start``, ``record`` until it
+    returns, and ``wait_target``.
     """
 
     def __init__(self, options: Options) -> None:
@@ -150,7 +150,6 @@ class Session:
             CctraceError: The output cannot be written (1), the target does not
                 exist (127) or cannot be executed (126); no run is left behind.
         """
-        target.block_signals()
         target.become_subreaper()
         server.remove_stale_directories()
         create_run_dir(self._run_dir, force=self._options.force)

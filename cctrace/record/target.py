@@ -2,9 +2,9 @@
 
 The target keeps our terminal, process group, descriptors and directory. It is
 started by posix_spawn with the signal state a shell would give it. The signals
-are blocked in the recorder and taken by ``sigtimedwait``, which also says where
-one came from: what the terminal's driver sent (Ctrl-C) has reached the target
-already, what another process sent has not and is passed on.
+are blocked in the recorder and taken by a thread in ``sigwaitinfo``, which also
+says where one came from: what the terminal's driver sent (Ctrl-C) has reached the
+target already, what another process sent has not and is passed on.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import signal
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Final
 
 from cctrace.errors import (
@@ -39,7 +41,11 @@ _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 
 def block_signals() -> None:
-    """Block what ``Target.wait`` takes; call before any thread is started."""
+    """Block what ``Target.wait`` takes, in this thread and those it starts.
+
+    Call it before any other thread is there (NumPy starts some when imported):
+    the kernel delivers a signal to any thread that does not block it.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
 
 
@@ -79,6 +85,10 @@ class Target:
     pid: int
     exit_code: int | None = None
     signalled: bool = False
+    _arrived: queue.SimpleQueue[signal.struct_siginfo] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self._listener = threading.Thread(target=self._listen, name="cctrace-signals", daemon=True)
 
     def wait(self, timeout_s: float) -> list[Reaped]:
         """Wait for a signal or the timeout, pass signals on, reap children.
@@ -86,12 +96,26 @@ class Target:
         Returns:
             Children that ended; ``exit_code`` is set when the target was one.
         """
-        info = signal.sigtimedwait(_WAITED_FOR, timeout_s)
-        while info is not None:
-            if info.si_signo != signal.SIGCHLD and info.si_code != _SI_KERNEL:
-                self.send(info.si_signo)
-            info = signal.sigtimedwait(_WAITED_FOR, 0)
+        if not self._listener.is_alive():
+            self._listener.start()
+        with contextlib.suppress(queue.Empty):
+            self._take(self._arrived.get(timeout=timeout_s))
+            while True:
+                self._take(self._arrived.get_nowait())
         return self._reap()
+
+    def _listen(self) -> None:
+        # Not sigtimedwait in the caller: CPython's returns uninitialised memory
+        # when it is interrupted (a stop and a continue) and its time is over.
+        while True:
+            self._arrived.put(signal.sigwaitinfo(_WAITED_FOR))
+
+    def _take(self, info: signal.struct_siginfo) -> None:
+        by_terminal = info.si_code == _SI_KERNEL
+        if info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid():
+            by_terminal = False  # it tells its session's leader alone that it is gone
+        if info.si_signo != signal.SIGCHLD and not by_terminal:
+            self.send(info.si_signo)
 
     def send(self, signum: int) -> None:
         """Send a signal to the target, unless it has ended."""

@@ -109,6 +109,9 @@ class ProcessTree:
         }
         self._running: dict[int, Process] = {}
         self._ended: list[Process] = []
+        # Start times of the last of each pid that ended: until it is reaped, /proc
+        # shows it as if it were there.
+        self._ended_ticks: dict[int, int] = {}
         self._unreaped: list[tuple[float, Process]] = []
         self._poll = select.poll()
         self._by_fd: dict[int, Process] = {}
@@ -140,6 +143,8 @@ class ProcessTree:
         with self._lock:
             if pid in self._running:
                 return True
+            if pid == self._own_pid:
+                return False
             at = pid
             for _ in range(1000):
                 if at == self._own_pid:
@@ -278,6 +283,8 @@ class ProcessTree:
         ticks = start_ticks(pid)
         if ticks is None or (pid, ticks) in self._helpers:
             return
+        if self._ended_ticks.get(pid) == ticks:
+            return
         process = Process(
             pid=pid,
             ticks=ticks,
@@ -331,6 +338,7 @@ class ProcessTree:
         self._poll.unregister(process.pidfd)
         del self._by_fd[process.pidfd]
         self._ended.append(process)
+        self._ended_ticks[process.pid] = process.ticks
         self._unreaped.append((time.monotonic() + _REAP_PATIENCE_S, process))
         self._on_exit(process.pid)
 

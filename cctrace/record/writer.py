@@ -9,6 +9,7 @@ between the renaming and the deleting, readers skip the parts that another cover
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from cctrace.schema import Table
 
 _MERGE_PARTS: Final = 8
-_MERGE_BELOW_ROWS: Final = 1 << 19
+# Merging a row costs more than writing it; larger parts are few enough as they are.
+_MERGE_BELOW_ROWS: Final = 1 << 16
 _ZSTD_LEVEL: Final = 1
 _ROW_GROUP_ROWS: Final = 1 << 20
 # Integers of neighbouring rows are close, so differences pack well (Parquet's
@@ -71,8 +73,11 @@ class TableWriter:
         self._next += 1
         self.rows += data.num_rows
         self._parts.append(part)
-        while (last := self._mergeable()) is not None:
-            self._merge(last)
+        # A merge saves files, not rows: where the disk has no room for it, the
+        # small parts stay.
+        with contextlib.suppress(OSError):
+            while (level := self._mergeable()) is not None:
+                self._merge(level)
 
     def replace(self, data: pa.Table) -> None:
         """Make ``data`` the whole content of the table, in one part.
@@ -96,8 +101,7 @@ class TableWriter:
     def _merge(self, level: int) -> None:
         small = self._parts[-_MERGE_PARTS:]
         data = pa.concat_tables(
-            # Not memory-mapped: the files are about to be deleted.
-            [pq.read_table(part.path, memory_map=False) for part in small]
+            [pq.ParquetFile(part.path).read() for part in small]
         ).unify_dictionaries()
         merged = self._write(small[0].first, small[-1].last, level + 1, data)
         self._parts[-_MERGE_PARTS:] = [merged]
@@ -128,10 +132,16 @@ class TableWriter:
     def _encodings(self) -> dict[str, object]:
         # Names are dictionaries already; integers change little from row to row.
         # Nested columns keep Parquet's own choice.
+        # Least and greatest help readers to skip parts by integers alone, and those
+        # of strings are a third of the work of writing.
         dictionary, delta = [], {}
         for column in self.table.columns:
             if pa.types.is_signed_integer(column.type):
                 delta[column.name] = _DELTA
             elif not pa.types.is_nested(column.type):
                 dictionary.append(column.name)
-        return {"use_dictionary": dictionary, "column_encoding": delta}
+        return {
+            "use_dictionary": dictionary,
+            "column_encoding": delta,
+            "write_statistics": list(delta),
+        }

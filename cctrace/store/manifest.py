@@ -211,7 +211,30 @@ def _from_json(raw: dict[str, Any]) -> Manifest:
     values["recorder"] = Recorder(**raw["recorder"])
     values["sources"] = [Source(**s) for s in raw.get("sources", [])]
     values["adapters"] = [HookReport(**a) for a in raw.get("adapters", [])]
-    return Manifest(**values)
+    manifest = Manifest(**values)
+    _check_kinds(manifest)
+    return manifest
+
+
+def _check_kinds(manifest: Manifest) -> None:
+    """Check what readers compute with or iterate over.
+
+    Raises:
+        TypeError: A field is of another kind.
+    """
+    numbers: list[Any] = [manifest.recorder.pid, manifest.recorder.start_ticks]
+    numbers += asdict(manifest.start).values()
+    numbers += asdict(manifest.stop).values() if manifest.stop else []
+    numbers += [manifest.exit_code] if manifest.exit_code is not None else []
+    for value in numbers:
+        if not isinstance(value, int) or abs(value) >= 2**63:
+            raise TypeError(f"{value!r} is no 64-bit integer")
+    texts: list[Any] = [manifest.cctrace_version, manifest.ended, manifest.cwd, *manifest.command]
+    texts += [text for s in manifest.sources for text in (s.name, s.state)]
+    texts += [hook for a in manifest.adapters for hook in (a.adapter, *a.hooked, *a.missing)]
+    for value in texts:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is no text")
 
 
 def start_ticks(pid: int) -> int | None:

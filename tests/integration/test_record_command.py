@@ -240,3 +240,26 @@ def test_usage_errors_exit_2(tmp_path: Path) -> None:
     )
     assert nothing.returncode == 2
     assert not (tmp_path / "r").exists()
+
+
+def test_every_thread_of_the_recorder_blocks_what_it_forwards(tmp_path: Path) -> None:
+    """A thread that does not would be where the kernel delivers, and end the recorder.
+
+    The one that waits for them (sigwaitinfo) shows them unblocked while it waits.
+    """
+    script = tmp_path / "look.py"
+    script.write_text(
+        "import os, pathlib\n"
+        "tasks = pathlib.Path(f'/proc/{os.getppid()}/task').iterdir()\n"
+        "masks = [(t / 'status').read_text().split('SigBlk:')[1].split()[0] for t in tasks]\n"
+        "print(*masks)\n"
+        "print(pathlib.Path('/proc/self/status').read_text().split('SigBlk:')[1].split()[0])\n"
+    )
+    done = record(tmp_path / "run", sys.executable, script)
+    recorder, target = done.stdout.splitlines()
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+    mask = sum(1 << (number - 1) for number in wanted)
+    threads = recorder.split()
+    assert len(threads) >= 5
+    assert [int(m, 16) & mask for m in threads].count(mask) >= len(threads) - 1
+    assert int(target, 16) == 0

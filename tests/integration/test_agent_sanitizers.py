@@ -1,0 +1,73 @@
+"""The agent under ThreadSanitizer and AddressSanitizer with UBSan.
+
+Agent and target are both compiled with the sanitizer; a report makes the target
+fail. Threads made after a fork from several threads are beyond what
+ThreadSanitizer follows, so it skips that mode.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import agent_harness as harness
+import pytest
+from agent_harness import Geometry, Recorder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the agent is for Linux")
+
+AGENT = harness.ROOT / "probes" / "agent"
+MODES = [
+    ("nvtx_workload", "mixed"),
+    ("nvtx_workload", "kinds"),
+    ("nvtx_workload", "odd"),
+    ("nvtx_workload", "interleaved"),
+    ("nvtx_workload", "deep", "61", "5003"),
+    ("nvtx_workload", "threads"),
+    ("nvtx_workload", "race"),
+    ("nvtx_workload", "signals"),
+    ("nvtx_workload", "many", "20011"),
+    ("nvtx_processes", "fork"),
+    ("nvtx_processes", "fork_threads"),
+]
+
+
+@pytest.fixture(scope="session", params=["thread", "address,undefined"])
+def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with agent and targets built with one sanitizer."""
+    flag = f"-fsanitize={request.param}"
+    directory = tmp_path_factory.mktemp(request.param.split(",")[0])
+    probe = directory / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    try:
+        subprocess.run([harness.compile_c(probe, directory / "probe", flag)], check=True)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"no {flag} with this compiler or kernel")
+    flags = [flag, "-fno-sanitize-recover=all", "-ldl", "-lpthread"]
+    sources = [str(path) for path in AGENT.glob("*.c") if path.name != "emit.c"]
+    shared = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-z,nodelete"]
+    harness.compile_c(
+        Path(sources[0]), directory / "libcctrace_agent.so", *sources[1:], *shared, *flags
+    )
+    for name in ("nvtx_workload", "nvtx_processes"):
+        harness.compile_c(harness.TARGETS / f"{name}.c", directory / name, *flags)
+    return directory
+
+
+@pytest.mark.parametrize("mode", MODES, ids=" ".join)
+def test_sanitizer_finds_nothing(sanitized: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
+    if sanitized.name.startswith("thread") and mode[1] == "fork_threads":
+        pytest.skip("ThreadSanitizer does not support threads after such a fork")
+    name, *arguments = mode
+    with Recorder(Geometry(dict_bytes=1 << 22)) as recorder:
+        done = subprocess.run(
+            [sanitized / name, arguments[0], tmp_path, *arguments[1:]],
+            env=recorder.environment(NVTX_INJECTION64_PATH=str(sanitized / "libcctrace_agent.so")),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert recorder.images[0].slots()
