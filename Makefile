@@ -1,0 +1,115 @@
+# Every target does its own set-up; `make help` lists them.
+#
+# PYTHON=python3.12 chooses the interpreter of the environment, VENV=dir its place.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CCTRACE := $(VENV)/bin/cctrace
+RUNS := runs
+C_SOURCES = $(shell find probes tests benchmarks -name '*.[ch]')
+TEXTS = $(wildcard *.md *.toml) Makefile benchmarks cctrace docs examples probes queries \
+	scripts tests
+PYTEST_ARGS ?=
+
+export VENV
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+		while IFS="$$(printf '\t')" read -r target text; do \
+			printf '  %-14s %s\n' "$$target" "$$text"; done
+
+.PHONY: setup
+setup: ## Make .venv with cctrace, its tools and its C parts
+	@scripts/setup.sh
+
+.PHONY: setup-torch
+setup-torch:
+	@scripts/setup.sh --torch
+
+.PHONY: demo
+demo: setup-torch ## Record a small decode loop, query the run, print the steps
+	$(CCTRACE) record -o $(RUNS)/demo --force -- $(PY) examples/decode_loop.py
+	$(CCTRACE) info $(RUNS)/demo
+	$(CCTRACE) query $(RUNS)/demo --name nvtx_summary
+	$(CCTRACE) query $(RUNS)/demo --name itl
+
+.PHONY: test
+test: setup ## Run the tests
+	$(PY) -m pytest -q -m "not slow and not engines" $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: setup ## Run the tests that take long
+	$(PY) -m pytest -q -m "slow and not engines" $(PYTEST_ARGS)
+
+.PHONY: test-engines
+test-engines: vllm-env hf-env ## Run the tests that record real engines
+	CCTRACE_VLLM_PYTHON=$(VENV)-vllm/bin/python CCTRACE_HF_PYTHON=$(VENV)-hf/bin/python \
+		$(PY) -m pytest -q -m engines $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: lint-python lint-types lint-c lint-sql lint-text ## Check style, types and spelling
+
+.PHONY: lint-python lint-types lint-c lint-sql lint-text
+lint-python: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lint-types: setup
+	$(PY) -m mypy
+
+lint-c: setup
+	$(VENV)/bin/clang-format --dry-run -Werror $(C_SOURCES)
+
+lint-sql: setup
+	$(VENV)/bin/sqlfluff lint --nocolor queries
+
+lint-text: setup
+	$(VENV)/bin/codespell $(TEXTS)
+	$(PY) scripts/docs.py --check
+	bash -n scripts/*.sh .ci/run
+	sh -n examples/*/*.sh
+
+.PHONY: format
+format: setup ## Rewrite Python and C in the project's style
+	$(PY) -m ruff check --fix-only --exit-zero .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(C_SOURCES)
+	$(PY) scripts/docs.py
+
+.PHONY: bench
+bench: setup ## Measure cctrace's own cost on this machine
+	$(PY) benchmarks/run.py
+
+.PHONY: vllm-env
+vllm-env: setup
+	@PYTHON=$(PY) examples/vllm_offline/setup.sh $(VENV)-vllm
+
+.PHONY: example-vllm
+example-vllm: vllm-env ## Record vLLM on the CPU and print its steps
+	$(CCTRACE) record -o $(RUNS)/vllm --force -- \
+		$(VENV)-vllm/bin/python examples/vllm_offline/run.py
+	$(CCTRACE) info $(RUNS)/vllm
+	$(CCTRACE) query $(RUNS)/vllm --name itl
+
+.PHONY: hf-env
+hf-env: setup
+	@PYTHON=$(PY) examples/hf_generate/setup.sh $(VENV)-hf
+
+.PHONY: example-hf
+example-hf: hf-env ## Record Hugging Face transformers and print its steps
+	$(CCTRACE) record -o $(RUNS)/hf --force -- \
+		$(VENV)-hf/bin/python examples/hf_generate/run.py
+	$(CCTRACE) info $(RUNS)/hf
+	$(CCTRACE) query $(RUNS)/hf --name itl
+
+.PHONY: wheel
+wheel: setup ## Build the wheel into dist/
+	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+.PHONY: clean
+clean: ## Remove what the other targets made, environments included
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-hf build dist .cache $(RUNS)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

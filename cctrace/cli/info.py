@@ -1,0 +1,196 @@
+"""``cctrace info``: what is in a run, how it ended, what was lost."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cctrace.cli.output import add_column, add_row, harmless, new_table, number, render
+from cctrace.cli.units import shell_word, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cctrace.store.manifest import HookReport, Manifest
+    from cctrace.store.run import Run
+
+_ENDED = {
+    "recording": "still being recorded",
+    "clean": "the target ended",
+    "target_signal": "a signal ended the target",
+    "duration": "--duration was over",
+    "disk_full": "the disk was full; the target went on",
+    "write_failed": "the run could not be written; the target went on",
+    "recorder_killed": "the recorder was killed; what it had written is here",
+}
+
+
+@click.command("info")
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+def command(run: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+    r"""Show what is in a run, how it ended and what was lost.
+
+    \b
+    Example:
+      cctrace info run
+      cctrace info run --json
+    """
+    from cctrace.store.run import Run as OpenRun  # noqa: PLC0415 - --help stays fast
+
+    opened = OpenRun(run)
+    if as_json:
+        click.echo(json.dumps(as_data(opened), indent=1))
+    else:
+        click.echo("\n\n".join(_sections(opened)))
+
+
+def as_data(run: Run) -> dict[str, Any]:
+    """What ``--json`` prints: the manifest, with what the parts say."""
+    from cctrace.schema import TABLES  # noqa: PLC0415 - loads Arrow
+
+    manifest = run.manifest
+    data = asdict(manifest)
+    data["path"] = str(run.path)
+    data["duration_ns"] = _duration_ns(manifest)
+    data["events"] = run.events
+    data["lost"] = run.losses.lost_total
+    data["losses"] = {"events_lost": run.losses.lost, "events_incomplete": run.losses.impaired}
+    data["tables"] = {
+        name: {
+            "rows": run.rows(name),
+            "size_bytes": run.size_bytes(name),
+            "parts": len(run.parts(name)),
+        }
+        for name in TABLES
+        if run.parts(name)
+    }
+    data["size_bytes"] = sum(table["size_bytes"] for table in data["tables"].values())
+    return data
+
+
+def _sections(run: Run) -> Iterator[str]:
+    manifest = run.manifest
+    yield _facts(run)
+    yield _sources(manifest)
+    if manifest.adapters:
+        yield _adapters(manifest.adapters)
+    yield _tables(run)
+    yield _losses(run)
+    if manifest.warnings:
+        yield "\n".join(["Warnings", *(f"  {harmless(str(w))}" for w in manifest.warnings)])
+    yield _next(run)
+
+
+def _facts(run: Run) -> str:
+    from cctrace.store.run import utc_text  # noqa: PLC0415 - loads Arrow
+
+    manifest = run.manifest
+    duration = _duration_ns(manifest)
+    started = utc_text(manifest.start.realtime_ns)
+    rows = [
+        ("run", str(run.path)),
+        ("command", shlex.join(map(str, manifest.command)) or "(imported)"),
+        ("in", manifest.cwd),
+        ("started", f"{started} UTC" if started else "unknown"),
+        ("length", "unknown" if duration is None else f"{duration / 1e9:,.3f} s"),
+        ("ended", f"{manifest.ended}: {_ENDED.get(manifest.ended, 'unknown')}"),
+        ("exit code", "unknown" if manifest.exit_code is None else str(manifest.exit_code)),
+        ("recorded by", f"cctrace {manifest.cctrace_version}"),
+        ("host", _host(run)),
+    ]
+    return "\n".join(f"{name:<12}{harmless(str(value))}" for name, value in rows)
+
+
+def _duration_ns(manifest: Manifest) -> int | None:
+    if manifest.stop is None:
+        return None
+    return manifest.stop.monotonic_ns - manifest.start.monotonic_ns
+
+
+def _host(run: Run) -> str:
+    facts = [
+        ("kernel", run.host_fact("kernel")),
+        ("CPU", run.host_fact("cpu", "model")),
+        ("TEE", run.host_fact("tee", "kind")),
+        ("lockdown", run.host_fact("lockdown", "level")),
+        ("SWIOTLB", run.host_fact("swiotlb", "state")),
+        ("GPU CC", run.host_fact("gpu", "cc_state")),
+    ]
+    return ", ".join(f"{name} {value}" for name, value in facts if value) or "unknown"
+
+
+def _sources(manifest: Manifest) -> str:
+    lines = ["Sources"]
+    for source in manifest.sources:
+        reason = f": {source.reason}" if source.reason else ""
+        lines.append(harmless(f"  {source.name:<14}{source.state}{reason}"))
+        if source.hint:
+            lines.append(harmless(f"{'':16}hint: {source.hint}"))
+    return "\n".join(lines if manifest.sources else [*lines, "  none"])
+
+
+def _adapters(adapters: list[HookReport]) -> str:
+    lines = ["Adapters"]
+    for report in adapters:
+        version = f" {report.engine_version}" if report.engine_version else ""
+        lines.append(
+            harmless(
+                f"  {report.adapter}{version} in process {report.pid}: "
+                f"{len(report.hooked)} of {len(report.hooked) + len(report.missing)} hook points"
+            )
+        )
+        if report.missing:
+            lines.append(harmless(f"    missing: {', '.join(map(str, report.missing))}"))
+        if report.note:
+            lines.append(harmless(f"    {report.note}"))
+    return "\n".join(lines)
+
+
+def _tables(run: Run) -> str:
+    from cctrace.schema import TABLES  # noqa: PLC0415 - loads Arrow
+
+    table = new_table()
+    add_column(table, "Table")
+    for name in ("rows", "size", "parts"):
+        add_column(table, name, numeric=True)
+    for name in TABLES:
+        if run.parts(name):
+            add_row(
+                table,
+                [
+                    name,
+                    number(run.rows(name)),
+                    size(run.size_bytes(name)),
+                    str(len(run.parts(name))),
+                ],
+            )
+    return render(table).rstrip("\n")
+
+
+def _losses(run: Run) -> str:
+    from cctrace.store.losses import REASONS  # noqa: PLC0415 - as above
+
+    losses = run.losses
+    if not losses.lost and not losses.impaired:
+        return "Losses: none"
+    total = run.events + losses.lost_total
+    lines = [f"Losses: {number(losses.lost_total)} of {number(total)} events lost"]
+    for name, count in [*losses.lost.items(), *losses.impaired.items()]:
+        doc = f"  {REASONS[name].doc}" if name in REASONS else ""
+        lines.append(harmless(f"  {name:<20}{number(count):>14}{doc}"))
+    return "\n".join(lines)
+
+
+def _next(run: Run) -> str:
+    path = shell_word(run.path)
+    names = ["losses"] if run.losses.lost else []
+    names += ["steps", "itl", "nvtx_summary"] if run.rows("nvtx") else ["processes"]
+    lines = ["Next"]
+    lines += [f"  cctrace query {harmless(path)} --name {name}" for name in names]
+    return "\n".join(lines)

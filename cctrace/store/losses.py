@@ -1,0 +1,80 @@
+"""Reasons for lost data: what each means and whether it cost an event.
+
+docs/run-format.md lists them for the user; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One value of ``losses.reason``.
+
+    Attributes:
+        loses_event: Whether each count is an event missing from the run; where
+            not, the event is there and less than whole.
+        doc: What happened, and what helps where something does.
+    """
+
+    loses_event: bool
+    doc: str
+
+
+REASONS: dict[str, Reason] = {
+    "ring_full": Reason(True, "the recorder did not keep up with a thread; raise --buffer-mb"),
+    "stack_overflow": Reason(True, "ranges were pushed deeper than a thread's stack holds"),
+    "string_table_full": Reason(False, "event kept, its name and domain lost"),
+    "reentrant": Reason(True, "event from a signal handler that interrupted another event"),
+    "unmatched_pop": Reason(False, "the program popped a range it had not pushed"),
+    "truncated_string": Reason(False, "event kept, its name cut"),
+    "no_slot": Reason(True, "more threads at once than there was room for"),
+    "bad_record": Reason(True, "record in shared memory that makes no sense"),
+    "bad_ring": Reason(False, "ring whose positions make no sense; count: rings"),
+    "bad_frame": Reason(False, "entry of the stack of open ranges that makes no sense"),
+    "bad_dictionary": Reason(False, "entry of the string table that makes no sense"),
+    "bad_message": Reason(False, "message on the hand-over socket that makes no sense"),
+    "unknown_key": Reason(False, "event kept; its name was not in the string table"),
+    "orphan_end": Reason(True, "end of a start/end range whose start was not seen"),
+    "late_process": Reason(False, "process seen too late to know all of it; count: processes"),
+    "queue_full": Reason(True, "the disk did not keep up with the recorder"),
+    "disk_full": Reason(True, "no space left in the run's file system"),
+}
+
+
+@dataclass(frozen=True)
+class LossSummary:
+    """Losses of a run, by reason.
+
+    Attributes:
+        lost: Events missing from the run, by reason, most first.
+        impaired: Events that are there and less than whole, by reason, most first.
+    """
+
+    lost: dict[str, int]
+    impaired: dict[str, int]
+
+    @property
+    def lost_total(self) -> int:
+        """Events missing from the run."""
+        return sum(self.lost.values())
+
+
+def summarize(rows: Iterable[tuple[str, int]]) -> LossSummary:
+    """Add up ``(reason, count)`` pairs; a reason not known here cost events."""
+    lost: Counter[str] = Counter()
+    impaired: Counter[str] = Counter()
+    for name, count in rows:
+        reason = REASONS.get(name)
+        (lost if reason is None or reason.loses_event else impaired)[name] += count
+    return LossSummary(_ordered(lost), _ordered(impaired))
+
+
+def _ordered(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,257 @@
+"""Queries over opened runs: what ``cctrace.open`` returns and ``query`` uses."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from cctrace.errors import (
+    EXIT_BAD_DATA,
+    EXIT_FAILED,
+    EXIT_SIGNAL_BASE,
+    EXIT_USAGE,
+    CctraceError,
+)
+from cctrace.store import connection, sandbox
+from cctrace.store.run import Run, open_runs
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from cctrace.store.library import ParamValue
+    from cctrace.store.manifest import Manifest
+
+BATCH_ROWS = 65_536
+_EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
+_MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+
+_CALCULATION = (duckdb.DataError, duckdb.OutOfMemoryException, duckdb.NotSupportedError)
+
+
+class Result:
+    """Rows of one query. Nothing runs before rows are asked for.
+
+    Each of the methods runs the query again.
+
+    Attributes:
+        columns: Names of the columns.
+        types: DuckDB types of the columns.
+    """
+
+    def __init__(
+        self,
+        relation: duckdb.DuckDBPyRelation,
+        cursor: duckdb.DuckDBPyConnection,
+        session: Session,
+    ) -> None:
+        self._relation = relation
+        self._cursor = cursor
+        self._session = session  # both are kept open
+        self.columns: list[str] = list(relation.columns)
+        self.types: list[str] = [str(t) for t in relation.types]
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[Any]:
+        """Stream the rows as Arrow record batches of at most ``rows`` rows.
+
+        Raises:
+            CctraceError: The query failed; exit code 130 where it was interrupted,
+                4 where a part is damaged or gone.
+        """
+        reader = self._run(lambda: self._relation.to_arrow_reader(rows))
+        while True:
+            batch = self._run(lambda: next(reader, None))
+            if batch is None:
+                return
+            yield batch
+
+    @property
+    def schema(self) -> Any:
+        """Arrow schema of the batches."""
+        return self._run(lambda: self._relation.limit(0).to_arrow_reader(1).schema)
+
+    def arrow(self) -> Any:
+        """All rows as a ``pyarrow.Table``."""
+        return self._run(self._relation.to_arrow_table)
+
+    def df(self) -> Any:
+        """All rows as a pandas DataFrame; needs pandas."""
+        return self._run(self._relation.df)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows as tuples."""
+        rows: list[tuple[Any, ...]] = self._run(self._relation.fetchall)
+        return rows
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{n} {t}" for n, t in zip(self.columns, self.types, strict=True))
+        return f"<Result ({columns})>"
+
+    def _run(self, action: Any) -> Any:
+        try:
+            return action()
+        except (duckdb.Error, pa.ArrowException, RuntimeError, OSError) as error:
+            raise self._session.explain(error) from error
+        except KeyboardInterrupt:
+            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+
+
+class Session:
+    """One or several opened runs, and the SQL over them.
+
+    Use it as a context manager, or let it go out of scope.
+
+    Attributes:
+        runs: The runs, in the order they were named.
+    """
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        temporary = Path(tempfile.mkdtemp(prefix="cctrace-query-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        self._roots = connection.roots(runs, temporary)
+        self._connection = connection.connect(runs, self._roots, temporary / "spill")
+
+    @property
+    def path(self) -> Path:
+        """Directory of the first run."""
+        return self.runs[0].path
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the first run."""
+        return self.runs[0].manifest
+
+    def sql(self, query: str, params: Mapping[str, ParamValue] | None = None) -> Result:
+        """Run a query on the views of the run.
+
+        A query reads and nothing else; see cctrace/store/sandbox.py. Several
+        statements may come at once: CREATE VIEW, TABLE or MACRO first, then one
+        that yields rows. What was created stays for the session; with TEMP, for
+        this result only.
+
+        Args:
+            query: SQL in DuckDB's dialect.
+            params: Values of its ``$name`` parameters.
+
+        Returns:
+            The rows, not yet computed.
+
+        Raises:
+            CctraceError: Exit code 2; the query is wrong, refused or lacks a
+                parameter.
+        """
+        # A cursor each, so that results can be read side by side.
+        cursor = self._connection.cursor()
+        statements = sandbox.check(cursor, query)
+        given = dict(params or {})
+        wanted = frozenset[str]().union(*(s.parameters for s in statements))
+        if set(given) - wanted or wanted - set(given):
+            extra, missing = sorted(set(given) - wanted), sorted(wanted - set(given))
+            what = f"no value for {', '.join(missing)}" if missing else ""
+            what += ("; " if what and extra else "") + (
+                f"the query has no ${', $'.join(extra)}" if extra else ""
+            )
+            raise CctraceError(what, "give each $name a value: --param name=value", EXIT_USAGE)
+        try:
+            for statement in statements[:-1]:
+                cursor.execute(statement.text).fetchall()
+            relation = cursor.sql(statements[-1].text, params=given or None)
+        except (duckdb.Error, OSError, RuntimeError) as error:
+            raise self.explain(error) from error
+        except KeyboardInterrupt:
+            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+        return Result(relation, cursor, self)
+
+    def report(self, name: str, params: Mapping[str, ParamValue] | None = None) -> Result:
+        """Run a report of the library.
+
+        Args:
+            name: Its name; see `cctrace query --list`.
+            params: Values for its parameters; the others have their defaults.
+
+        Raises:
+            CctraceError: Exit code 2; no such report or parameter.
+        """
+        report = connection.library().report(name)
+        values: dict[str, ParamValue] = {p.name: p.default for p in report.params}
+        unknown = set(params or {}) - set(values)
+        if unknown:
+            raise CctraceError(
+                f"report {name} has no parameter {', '.join(sorted(unknown))}",
+                f"it has {', '.join(values) or 'none'}",
+                EXIT_USAGE,
+            )
+        values.update(params or {})
+        return self.sql(report.sql, values)
+
+    def close(self) -> None:
+        """Close the connection and remove what was spilled."""
+        self._connection.close()
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def explain(self, error: Exception) -> CctraceError:
+        """Turn an error of DuckDB into one for the user."""
+        text = str(error).strip() or type(error).__name__
+        if isinstance(error, duckdb.InterruptException) or "Interrupted" in text:
+            return CctraceError("interrupted", None, _EXIT_INTERRUPTED)
+        names_run = any(f"{root}/" in text for root in self._roots.values())
+        for path, root in self._roots.items():
+            text = text.replace(f"{root}/", f"{path}/")
+        if isinstance(error, duckdb.PermissionException):
+            return CctraceError(
+                f"a query cannot reach outside the run: {text}",
+                "read from the run's views; save results with -o FILE",
+                EXIT_USAGE,
+            )
+        if names_run and not isinstance(error, _MISTAKES):
+            return CctraceError(
+                f"cannot read the run: {text}",
+                "if it is still being recorded, ask again: its parts were just merged",
+                EXIT_BAD_DATA,
+            )
+        if isinstance(error, _MISTAKES):
+            return CctraceError(text, "`cctrace query RUN 'SHOW TABLES'` lists what is there", 2)
+        damage = None if isinstance(error, _CALCULATION) else self._find_damage()
+        if damage:
+            return CctraceError(
+                f"{damage[0]} is damaged: {damage[1]}",
+                "delete that part to read the rest of the run",
+                EXIT_BAD_DATA,
+            )
+        return CctraceError(f"the query failed: {text}", None, EXIT_FAILED)
+
+    def _find_damage(self) -> tuple[Path, str] | None:
+        return next((found for run in self.runs if (found := run.find_damage())), None)
+
+
+def open_session(*paths: str | os.PathLike[str]) -> Session:
+    """Open one or several runs for queries.
+
+    Args:
+        paths: Run directories.
+
+    Raises:
+        CctraceError: Exit code 4; one of them is no run this cctrace reads.
+    """
+    return Session(open_runs(paths))
