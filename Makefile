@@ -29,7 +29,7 @@ setup-torch:
 	@scripts/setup.sh --torch
 
 .PHONY: demo
-demo: setup-torch ## Record a small decode loop, query the run, print the steps
+demo: setup-torch ## Record a small torch decode loop, query the run, print
 	$(CCTRACE) record -o $(RUNS)/demo --force -- $(PY) examples/decode_loop.py
 	$(CCTRACE) info $(RUNS)/demo
 	$(CCTRACE) query $(RUNS)/demo --name nvtx_summary
@@ -67,7 +67,8 @@ lint-sql: setup
 
 lint-text: setup
 	$(VENV)/bin/codespell $(TEXTS)
-	$(PY) scripts/docs.py --check
+	$(PY) scripts/gen_cli_docs.py --check
+	$(PY) scripts/gen_query_docs.py --check
 	bash -n scripts/*.sh .ci/run
 	sh -n examples/*/*.sh
 
@@ -76,7 +77,8 @@ format: setup ## Rewrite Python and C in the project's style
 	$(PY) -m ruff check --fix-only --exit-zero .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $(C_SOURCES)
-	$(PY) scripts/docs.py
+	$(PY) scripts/gen_cli_docs.py
+	$(PY) scripts/gen_query_docs.py
 
 .PHONY: bench
 bench: setup ## Measure cctrace's own cost on this machine

@@ -150,7 +150,7 @@ class FakeAgent:
             segment.close()
 
 
-def dict_entry(
+def dict_entry(  # noqa: PLR0917 - the fields of the struct, in order
     kind: int, ident: int, domain: int, category: int, color: int, flags: int, text: bytes
 ) -> bytes:
     """One entry of the dictionary log with its text, padded."""
@@ -253,9 +253,7 @@ class FakeThread:
         """Write a mark."""
         self.write(layout.REC_MARK, ts_ns, 0, key, payload)
 
-    def start(
-        self, ts_ns: int, range_id: int, key: int = 0, payload: Payload = NO_PAYLOAD
-    ) -> None:
+    def start(self, ts_ns: int, range_id: int, key: int = 0, payload: Payload = NO_PAYLOAD) -> None:
         """Begin a range that any thread may end."""
         self.write(layout.REC_START, ts_ns, range_id, key, payload)
 
@@ -263,7 +261,7 @@ class FakeThread:
         """End a range that any thread began."""
         self.write(layout.REC_END, ts_ns, range_id, 0, NO_PAYLOAD)
 
-    def write(
+    def write(  # noqa: PLR0917 - the fields of the record
         self, kind: int, ts_ns: int, value: int, key: int, payload: Payload, depth: int = 0
     ) -> None:
         """Write one record, or count it as lost where the ring is full."""

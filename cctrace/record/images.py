@@ -141,11 +141,10 @@ class Images:
             chunks: list[Chunk] = []
             frames: list[OpenFrames] = []
             for segment in list(image.segments):
-                new_chunks, new_frames = segment.drain(self._ledger, image.pid)
+                drain = segment.drain_last if ended else segment.drain
+                new_chunks, new_frames = drain(self._ledger, image.pid)
                 chunks += new_chunks
                 frames += new_frames
-                if ended:
-                    frames += segment.open_frames(self._ledger, image.pid)
             taken += sum(len(chunk.records) for chunk in chunks)
             with self._lock:
                 image.chunks += chunks

@@ -87,9 +87,9 @@ class _Events:
     @classmethod
     def of(cls, records: Sequence[Records], tids: Sequence[int]) -> _Events:
         """Take the records apart; ``tids`` has the thread of each array."""
-        columns = [np.concatenate([r[name] for r in records]) for name in _RECORD_FIELDS]
+        columns = {n: np.concatenate([r[n] for r in records]) for n in _RECORD_FIELDS}
         lengths = [len(r) for r in records]
-        return cls(*columns, np.repeat(np.array(tids, np.int32), lengths))
+        return cls(**columns, tid=np.repeat(np.array(tids, np.int32), lengths))
 
     def pick(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> _Events:
         """Those events that a mask or an index array names."""

@@ -127,11 +127,28 @@ class Segment:
             self._slots["state"][index] = layout.SLOT_FREE
         return chunks, open_frames
 
-    def open_frames(self, ledger: LossLedger, pid: int) -> list[OpenFrames]:
-        """Read what the live threads have open, for a process that will not go on."""
-        live = np.flatnonzero(self._slots["state"] != layout.SLOT_FREE)
+    def drain_last(self, ledger: LossLedger, pid: int) -> tuple[list[Chunk], list[OpenFrames]]:
+        """Drain what will not be looked at again, and read what is open in it.
+
+        The process may have ended at any instruction, or still run: frames are read
+        before records, and one whose record is there too was being popped.
+
+        Returns:
+            As ``drain``, with the open ranges of all threads.
+        """
+        live = np.flatnonzero(self._slots["state"] == layout.SLOT_LIVE)
         found = (self._open_frames(int(slot), ledger, pid) for slot in live)
-        return [frames for frames in found if frames is not None]
+        open_by_tid = {frames.tid: frames for frames in found if frames is not None}
+        chunks, open_frames = self.drain(ledger, pid)
+        for frames in open_frames:  # its thread has ended since; this reading is the later
+            open_by_tid.pop(frames.tid, None)
+        for chunk in chunks:
+            left = open_by_tid.get(chunk.tid)
+            if left is not None:
+                popped = chunk.records[chunk.records["kind"] == layout.REC_PUSH_POP]["ts_ns"]
+                still_open = left.frames[~np.isin(left.frames["ts_ns"], popped)]
+                open_by_tid[chunk.tid] = OpenFrames(chunk.tid, still_open)
+        return chunks, [*open_frames, *open_by_tid.values()]
 
     def count_losses(self, ledger: LossLedger, pid: int) -> None:
         """Add to the ledger what the agent has counted since the last call."""
@@ -168,12 +185,7 @@ class Segment:
             ledger.add(NVTX, "bad_ring", 1, pid=pid, tid=_as_tid(self._slots["tid"][slot]))
             self._slots["tail"][slot] = head
             return None
-        ring = np.frombuffer(
-            self._map,
-            layout.RECORD,
-            size,
-            offset=self.geometry.rings_offset + slot * self.geometry.ring_stride,
-        )
+        ring = self._ring(slot)
         first = tail % size
         end = first + waiting
         if end <= size:
@@ -183,6 +195,14 @@ class Segment:
         # Only now may the engine write there again.
         self._slots["tail"][slot] = head
         return Chunk(_as_tid(self._slots["tid"][slot]), records)
+
+    def _ring(self, slot: int) -> Records:
+        return np.frombuffer(
+            self._map,
+            layout.RECORD,
+            self.geometry.ring_records,
+            offset=self.geometry.rings_offset + slot * self.geometry.ring_stride,
+        )
 
     def _settle_losses(self, slot: int, ledger: LossLedger, pid: int) -> None:
         """Count what an ended thread lost, and begin at nothing for the slot's next one."""
@@ -207,7 +227,13 @@ class Segment:
             depth,
             offset=self.geometry.stacks_offset + slot * self.geometry.stack_stride,
         )
-        return OpenFrames(tid, stack[stack["closed"] == 0].copy())
+        frames = stack[stack["closed"] == 0].copy()
+        # A pop writes its record first and drops its frame second; starts of one
+        # thread never repeat, so the last record tells whether it got between.
+        last = self._ring(slot)[int(self._slots["head"][slot]) - 1 & self.geometry.ring_records - 1]
+        if last["kind"] == layout.REC_PUSH_POP:
+            frames = frames[frames["ts_ns"] != last["ts_ns"]]
+        return OpenFrames(tid, frames)
 
 
 def _add_losses(

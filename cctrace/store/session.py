@@ -67,7 +67,7 @@ class Result:
             CctraceError: The query failed; exit code 130 where it was interrupted,
                 4 where a part is damaged or gone.
         """
-        reader = self._run(lambda: self._relation.to_arrow_reader(rows))
+        reader = self._run(lambda: _arrow_reader(self._relation, rows))
         while True:
             batch = self._run(lambda: next(reader, None))
             if batch is None:
@@ -77,7 +77,7 @@ class Result:
     @property
     def schema(self) -> Any:
         """Arrow schema of the batches."""
-        return self._run(lambda: self._relation.limit(0).to_arrow_reader(1).schema)
+        return self._run(lambda: _arrow_reader(self._relation.limit(0), 1).schema)
 
     def arrow(self) -> Any:
         """All rows as a ``pyarrow.Table``."""
@@ -103,6 +103,12 @@ class Result:
             raise self._session.explain(error) from error
         except KeyboardInterrupt:
             raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+
+
+def _arrow_reader(relation: duckdb.DuckDBPyRelation, rows: int) -> Any:
+    # DuckDB 1.4 has the older name only, which later versions are about to drop.
+    open_reader = getattr(relation, "to_arrow_reader", None)
+    return open_reader(rows) if open_reader else relation.fetch_arrow_reader(rows)
 
 
 class Session:

@@ -40,7 +40,7 @@ summed AS (
     quantile_disc(dur_ns, [0.5, 0.99]) AS quantiles,
     max(dur_ns) AS max_ns
   FROM ranges
-  -- Here, not in `ranges`: ranges of other domains are inside those of this one.
+  -- Not sooner: ranges of other domains lie inside those of this one.
   WHERE $domain IS NULL
     OR domain = $domain
   GROUP BY run, domain, name, kind

@@ -22,8 +22,8 @@
 --           and marks are left out, both as rows and as cover.
 CREATE VIEW nvtx_self AS
 -- A sweep over starts and ends: the running sum of +1 and -1 is the number of
--- ranges open, and the time until the next event belongs to the last range that
--- started at that level. Nothing is joined.
+-- ranges open, and the time until the next event belongs to the last range
+-- that started at that level. Nothing is joined.
 WITH events AS (
   SELECT
     run, pid, tid, ts_ns AS at_ns, 1 AS step,
@@ -59,7 +59,7 @@ owners AS (
   SELECT
     run, pid, tid, at_ns, step, dur_ns, domain, name, category, depth,
     level, until_ns,
-    -- Not count(*) FILTER: as a window DuckDB 2.0 computes it in quadratic time.
+    -- Not count(*) FILTER, which DuckDB 2.0 computes in quadratic time here.
     count(nullif(step, -1)) OVER (
       PARTITION BY run, pid, tid, level
       ORDER BY at_ns, step

@@ -263,3 +263,22 @@ def test_every_thread_of_the_recorder_blocks_what_it_forwards(tmp_path: Path) ->
     assert len(threads) >= 5
     assert [int(m, 16) & mask for m in threads].count(mask) >= len(threads) - 1
     assert int(target, 16) == 0
+
+
+def test_a_process_its_parent_does_not_reap_is_one_row(tmp_path: Path) -> None:
+    """A zombie is found by every walk of /proc; it is in the table once, with its status."""
+    run = tmp_path / "run"
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(13)\n"
+        "os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)\n"
+        "until = time.monotonic() + 0.5\n"  # many walks long
+        "while time.monotonic() < until: time.sleep(0.01)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    done = record(run, sys.executable, script)
+    assert done.returncode == 0, done.stderr
+    processes = rows(run, "processes")
+    assert len(processes) == len({p["pid"] for p in processes}) == 2

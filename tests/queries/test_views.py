@@ -372,8 +372,8 @@ def test_nvtx_summary(tmp_path: Path) -> None:
 
 def test_nvtx_summary_by_parameters(tmp_path: Path) -> None:
     run = make_run(tmp_path, nvtx=SUMMARY_ROWS)
-    only = {"domain": "d", "min_calls": 2, "top": 1}
-    assert table(run, "nvtx_summary", {**only}) == "run,d,step,push_pop,2,100,50,100,100,100\n"
+    only: dict[str, ParamValue] = {"domain": "d", "min_calls": 2, "top": 1}
+    assert table(run, "nvtx_summary", only) == "run,d,step,push_pop,2,100,50,100,100,100\n"
     assert table(run, "nvtx_summary", {"min_calls": 3}) == ""
 
 
@@ -470,7 +470,7 @@ def test_the_header_of_a_report_is_what_it_gives(tmp_path: Path, report: Any) ->
 
 @pytest.mark.parametrize("relation", relations().values(), ids=lambda r: r.name)
 def test_the_documented_columns_of_a_table_are_what_it_gives(tmp_path: Path, relation: Any) -> None:
-    with cctrace.open(make_run(tmp_path, **{t: [{}] for t in ("nvtx", "losses")})) as session:
+    with cctrace.open(make_run(tmp_path, nvtx=[{}], losses=[{}])) as session:
         result = session.sql(f"FROM {relation.name}")
     expected = [(c.name, c.type.replace('"', "")) for c in relation.columns]
     found = zip(result.columns, (t.replace('"', "") for t in result.types), strict=True)

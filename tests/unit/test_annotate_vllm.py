@@ -1,24 +1,25 @@
-"""The vLLM adapter on a small engine of vLLM's layout, and its phase rule."""
+"""The vLLM adapter on a small engine of vLLM's layout."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from annotate_harness import Target
 
-from cctrace.annotate.engine import vllm
-
 # One class of each kind the adapter hooks, with vLLM's names and call order.
 FAKE_VLLM = {
     "vllm/__init__.py": "__version__ = '9.8.7'",
-    "vllm/envs.py": """
+    "vllm/v1/utils.py": """
         import os
 
-        def scopes():
-            return os.environ.get("VLLM_NVTX_SCOPES_FOR_PROFILING")
+        _PROFILER_FUNC = None
+
+        def record_function_or_nullcontext(name):
+            if _PROFILER_FUNC is not None:
+                return _PROFILER_FUNC(name)
+            on = int(os.environ.get("VLLM_NVTX_SCOPES_FOR_PROFILING", "0"))
+            return "nvtx of vLLM's" if on else "null"
     """,
     "vllm/v1/outputs.py": """
         from abc import ABC, abstractmethod
@@ -111,7 +112,7 @@ FAKE_VLLM = {
                     self.add_request(self.requests.pop())
     """,
     "vllm/v1/worker/gpu_model_runner.py": """
-        from contextlib import nullcontext as record_function_or_nullcontext
+        from vllm.v1.utils import record_function_or_nullcontext
         from vllm.v1.outputs import AsyncModelRunnerOutput
 
         class Output(AsyncModelRunnerOutput):
@@ -162,66 +163,6 @@ def target(tmp_path: Path) -> Target:
     for name, text in FAKE_VLLM.items():
         target.write(name, text)
     return target
-
-
-def batch(
-    new: dict[str, int],
-    cached: dict[str, tuple[int, int]],
-    drafts: dict[str, list[int]] | None = None,
-    *,
-    old_version: bool = False,
-) -> Any:
-    """A SchedulerOutput: tokens of new requests, (tokens, outputs so far) of others."""
-    counts = new | {name: tokens for name, (tokens, _) in cached.items()}
-    others = SimpleNamespace(req_ids=list(cached))
-    if not old_version:
-        others.num_output_tokens = [outputs for _, outputs in cached.values()]
-    return SimpleNamespace(
-        num_scheduled_tokens=counts,
-        total_num_scheduled_tokens=sum(counts.values()),
-        scheduled_new_reqs=list(new),
-        scheduled_cached_reqs=others,
-        scheduled_spec_decode_tokens=drafts or {},
-    )
-
-
-@pytest.mark.parametrize(
-    ("scheduled", "expected"),
-    [
-        pytest.param(batch({}, {}), ("", 0, 0), id="nothing"),
-        pytest.param(batch({"a": 7, "b": 5}, {}), ("prefill", 2, 12), id="new"),
-        pytest.param(batch({"a": 1}, {}), ("prefill", 1, 1), id="new of one token"),
-        pytest.param(batch({}, {"a": (512, 0)}), ("prefill", 1, 512), id="chunk"),
-        pytest.param(batch({}, {"a": (1, 0)}), ("prefill", 1, 1), id="last chunk of one token"),
-        pytest.param(batch({}, {"a": (1, 1), "b": (1, 9)}), ("decode", 2, 2), id="decode"),
-        pytest.param(batch({"a": 7}, {"b": (1, 3)}), ("mixed", 2, 8), id="new and decode"),
-        pytest.param(
-            batch({}, {"a": (512, 0), "b": (1, 3)}), ("mixed", 2, 513), id="chunk, decode"
-        ),
-        pytest.param(batch({}, {"a": (77, 5)}), ("prefill", 1, 77), id="recomputed"),
-        pytest.param(
-            batch({}, {"a": (4, 5), "b": (1, 2)}, {"a": [1, 2, 3]}), ("decode", 2, 5), id="drafts"
-        ),
-        pytest.param(
-            batch({}, {"a": (4, 5), "b": (64, 0)}, {"a": [1, 2, 3]}),
-            ("mixed", 2, 68),
-            id="drafts and chunk",
-        ),
-        pytest.param(
-            batch({}, {"a": (1, 1), "b": (1, 1)}, old_version=True),
-            ("decode", 2, 2),
-            id="old decode",
-        ),
-        pytest.param(
-            batch({"a": 7}, {"b": (64, 0)}, old_version=True), ("prefill", 2, 71), id="old prefill"
-        ),
-        pytest.param(
-            batch({"a": 7}, {"b": (1, 1)}, old_version=True), ("mixed", 2, 8), id="old mixed"
-        ),
-    ],
-)
-def test_phase(scheduled: Any, expected: tuple[str, int, int]) -> None:
-    assert vllm.phase_of(scheduled) == expected
 
 
 def test_a_step_is_told_with_its_parts_and_what_it_scheduled(target: Target) -> None:
@@ -433,20 +374,24 @@ class TestOwnScopes:
     """vLLM's own NVTX scopes, which need PyPI nvtx in its interpreter."""
 
     PROGRAM = """
-        import vllm.envs
+        import os
         from vllm.v1.engine.core import EngineCore
-        print(vllm.envs.scopes())
+        from vllm.v1.utils import record_function_or_nullcontext
+        print(record_function_or_nullcontext("forward"))
         core = EngineCore()
         core.add_request("a")
         core.step()
+        print(os.environ.get("VLLM_NVTX_SCOPES_FOR_PROFILING"))
     """
+    NVTX = "def annotate(name): return 'nvtx ' + name"
 
     def test_are_turned_on_where_nvtx_can_be_imported(self, target: Target) -> None:
         target.environment.clear()
-        target.write("nvtx/__init__.py", "annotate = None")
+        target.write("nvtx/__init__.py", self.NVTX)
         outcome = target.run(self.PROGRAM)
-        # THEN what vLLM has a scope around is not wrapped a second time
-        assert outcome.stdout == "1\n"
+        # THEN no variable is set, since vLLM's compilation cache depends on them, and
+        # what vLLM has a scope around is not wrapped a second time
+        assert outcome.stdout == "nvtx forward\nNone\n"
         assert outcome.named("vllm.bookkeeping_sync") == []
         assert len(outcome.named("vllm.sample_tokens")) == 1
         assert [report["note"] for report in outcome.reports] == [None] * len(outcome.reports)
@@ -456,18 +401,39 @@ class TestOwnScopes:
         target.environment.clear()
         target.write("nvtx/__init__.py", nvtx)
         outcome = target.run(self.PROGRAM)
-        assert (outcome.status, outcome.stdout) == (0, "None\n")
+        assert (outcome.status, outcome.stdout) == (0, "null\nNone\n")
         assert len(outcome.named("vllm.bookkeeping_sync")) == 1
         notes = [report["note"] for report in outcome.reports if report["note"]]
         assert len(notes) == 1
         assert notes[0].endswith("cannot import nvtx: pip install nvtx there")
 
     @pytest.mark.parametrize(
-        "choice", ["VLLM_NVTX_SCOPES_FOR_PROFILING", "VLLM_CUSTOM_SCOPES_FOR_PROFILING"]
+        ("choice", "scope", "wrapped"),
+        [
+            ({"VLLM_NVTX_SCOPES_FOR_PROFILING": "0"}, "null", 1),
+            ({"VLLM_NVTX_SCOPES_FOR_PROFILING": "1"}, "nvtx of vLLM's", 0),
+            ({"VLLM_CUSTOM_SCOPES_FOR_PROFILING": "1"}, "null", 1),
+        ],
     )
-    def test_are_the_users_choice(self, target: Target, choice: str) -> None:
-        target.environment = {choice: "0"}
-        target.write("nvtx/__init__.py", "annotate = None")
+    def test_are_the_users_choice(
+        self, target: Target, choice: dict[str, str], scope: str, wrapped: int
+    ) -> None:
+        target.environment = choice
+        target.write("nvtx/__init__.py", self.NVTX)
         outcome = target.run(self.PROGRAM)
-        assert outcome.stdout == ("0\n" if "NVTX" in choice else "None\n")
+        assert outcome.stdout.splitlines()[0] == scope
+        assert len(outcome.named("vllm.bookkeeping_sync")) == wrapped
+        assert [report["note"] for report in outcome.reports] == [None] * len(outcome.reports)
+
+    def test_of_a_version_that_keeps_its_choice_elsewhere_are_left_off(
+        self, target: Target
+    ) -> None:
+        target.environment.clear()
+        target.write("nvtx/__init__.py", self.NVTX)
+        target.write("vllm/v1/utils.py", "def record_function_or_nullcontext(name): return 'null'")
+        outcome = target.run(self.PROGRAM)
+        assert outcome.stdout == "null\nNone\n"
         assert len(outcome.named("vllm.bookkeeping_sync")) == 1
+        assert [report["note"] for report in outcome.reports if report["note"]] == [
+            "vLLM's own NVTX scopes are off: set VLLM_NVTX_SCOPES_FOR_PROFILING=1 to have them"
+        ]

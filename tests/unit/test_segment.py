@@ -116,9 +116,7 @@ def test_head_runs_over_the_end_of_its_counter(ledger: LossLedger) -> None:
 
 @pytest.mark.parametrize("head", [9, 1 << 31, 1 << 63, MASK_64])
 @pytest.mark.parametrize("state", [layout.SLOT_LIVE, layout.SLOT_EXITED, 77])
-def test_garbage_head_is_counted_and_left_behind(
-    head: int, state: int, ledger: LossLedger
-) -> None:
+def test_garbage_head_is_counted_and_left_behind(head: int, state: int, ledger: LossLedger) -> None:
     """Nothing is taken from a ring whose head cannot be; what follows is read again."""
     segment = Segment(SMALL, 0)
     agent = FakeAgent(segment)
@@ -151,7 +149,7 @@ def test_head_that_goes_back_in_an_ended_slot_is_counted(ledger: LossLedger) -> 
 
     thread.mark(4)
     thread.exit()
-    segment._take = take_then_go_back  # type: ignore[method-assign] # the race, made certain
+    segment._take = take_then_go_back  # type: ignore[method-assign, assignment] # the race, made certain
     chunks, _ = segment.drain(ledger, PID)
     assert times(chunks) == [(7, [4])]
     assert entries(ledger) == [(PID, 7, "bad_ring", 1)]
@@ -172,7 +170,7 @@ def test_records_between_the_two_looks_at_an_ended_slot_are_taken(ledger: LossLe
 
     early.mark(1)
     late.exit()
-    segment._take = take_then_write  # type: ignore[method-assign] # the race, made certain
+    segment._take = take_then_write  # type: ignore[method-assign, assignment] # the race, made certain
     chunks, _ = segment.drain(ledger, PID)
     assert times(chunks) == [(7, [1]), (8, [2, 3])]
     assert int(late.slot["state"]) == layout.SLOT_FREE
@@ -260,15 +258,35 @@ def test_open_frames_of_ended_and_live_threads(ledger: LossLedger) -> None:
     ended.exit()
     _, frames = segment.drain(ledger, PID)
     assert [(f.tid, f.frames["ts_ns"].tolist()) for f in frames] == [(7, [1, 2, 3, 4, 5])]
-    frames = segment.open_frames(ledger, PID)
+    _, frames = segment.drain_last(ledger, PID)
     assert [(f.tid, f.frames["ts_ns"].tolist()) for f in frames] == [(8, [1, 3])]
     assert segment.drain(ledger, PID) == ([], [])
+
+
+@pytest.mark.parametrize("drained_before", [True, False])
+def test_range_being_popped_when_its_process_died_comes_once(
+    drained_before: bool,  # noqa: FBT001 - pytest passes by keyword
+    ledger: LossLedger,
+) -> None:
+    """A pop publishes its record, then drops its frame; SIGKILL can come between."""
+    segment = Segment(SMALL, 0)
+    thread = FakeAgent(segment).live_thread(7)
+    push_all(thread, 3)
+    thread.pop(5)
+    thread.slot["depth"] = 3  # as it was before the pop was complete
+    if drained_before:
+        segment.drain(ledger, PID)
+    chunks, frames = segment.drain_last(ledger, PID)
+    assert [(f.tid, f.frames["ts_ns"].tolist()) for f in frames] == [(7, [1, 2])]
+    assert times(chunks) == ([] if drained_before else [(7, [3])])
 
 
 @pytest.mark.parametrize("depth", [6, 1 << 16, (1 << 32) - 1])
 @pytest.mark.parametrize("ended", [True, False])
 def test_garbage_depth_is_counted_and_reads_nothing(
-    depth: int, ended: bool, ledger: LossLedger  # noqa: FBT001 - a parameter of the test
+    depth: int,
+    ended: bool,
+    ledger: LossLedger,
 ) -> None:
     """A stack deeper than it can be is not read at all."""
     segment = Segment(SMALL, 0)
@@ -279,7 +297,7 @@ def test_garbage_depth_is_counted_and_reads_nothing(
         thread.exit()
     _, frames = segment.drain(ledger, PID)
     assert frames == []
-    assert segment.open_frames(ledger, PID) == []
+    assert segment.drain_last(ledger, PID)[1] == []
     assert entries(ledger) == [(PID, 7, "bad_frame", 1)]
 
 
@@ -299,7 +317,7 @@ def test_header_and_tails_written_by_the_engine_are_not_believed(ledger: LossLed
 
 
 def test_peer_can_neither_shrink_nor_grow_nor_unseal_the_segment() -> None:
-    """ftruncate on the memfd fails with EPERM, so no mapping of it can ever fault."""
+    """Its ftruncate fails with EPERM, so no mapping of it can ever fault."""
     segment = Segment(SMALL, 0)
     hostile = (
         "import errno, fcntl, os, sys\n"

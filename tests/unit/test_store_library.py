@@ -100,9 +100,7 @@ def test_columns_come_back_as_they_were_written(
         (("BIGINT = 3", "DATE = 3"), "cannot be of type DATE"),
     ],
 )
-def test_a_wrong_header_is_refused(
-    tmp_path: Path, change: tuple[str, str], message: str
-) -> None:
+def test_a_wrong_header_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(CctraceError, match=re.escape(message)):
         parse_item(write(tmp_path, "reports", "sample", HEADER.replace(*change)))
 
@@ -158,9 +156,7 @@ def test_an_unknown_report_is_told_with_those_there_are() -> None:
         ("VARCHAR", "a=b", "a=b"),
     ],
 )
-def test_a_parameter_has_the_type_its_report_says(
-    kind: str, text: str, value: object
-) -> None:
+def test_a_parameter_has_the_type_its_report_says(kind: str, text: str, value: object) -> None:
     assert Param("p", kind, None, "").parse(text) == value
 
 

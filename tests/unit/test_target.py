@@ -45,7 +45,8 @@ sys.exit(running.exit_code)
 # Prints each signal it gets, and ends at SIGUSR2.
 LISTENER = """
 import signal
-mask = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
+mask = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}
 signal.pthread_sigmask(signal.SIG_BLOCK, mask)
 print("ready", flush=True)
 while True:
@@ -77,7 +78,7 @@ ARGUMENTS = [
     b"plain",
     b"",
     b"with space",
-    b'"quoted" \'too\'',
+    b"\"quoted\" 'too'",
     b"line\nfeed\ttab",
     b"$HOME `id` * ; |",
     "h\u00e9".encode(),
@@ -89,7 +90,11 @@ ARGUMENTS = [
 
 def test_arguments_and_environment_arrive_byte_for_byte() -> None:
     """Spaces, quotes, nothing at all, and bytes that are no text."""
-    code = "import os; os.write(1, b'\\0'.join(open('/proc/self/cmdline','rb').read().split(b'\\0')[3:-1]))"
+    code = (
+        "import os\n"
+        "words = open('/proc/self/cmdline', 'rb').read().split(b'\\0')\n"
+        "os.write(1, b'\\0'.join(words[3:-1]))\n"
+    )
     done = run(sys.executable, "-c", code, *ARGUMENTS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(b"\0") == ARGUMENTS
@@ -123,7 +128,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("body", "status", "signalled"), ENDS)
-def test_exit_status(body: str, status: int, signalled: bool) -> None:  # noqa: FBT001 - parameter
+def test_exit_status(body: str, status: int, signalled: bool) -> None:
     """As a shell would tell it, and whether it was a signal."""
     done = run("sh", "-c", f"ulimit -c 0; {body}")
     assert done.returncode == status
@@ -185,9 +190,10 @@ def test_sigpipe_ends_a_target_in_a_pipe() -> None:
 
 def test_only_the_standard_descriptors_are_inherited() -> None:
     """No socket, segment or file of the recorder's leaks into the target."""
-    code = "import os; print(sorted(os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)), len(os.listdir('/proc/self/fd')) - 1)"
+    # One more is that of the listing itself.
+    code = "import os; print(len(os.listdir('/proc/self/fd')) - 1)"
     done = run(sys.executable, "-c", code, stdin=subprocess.DEVNULL)
-    assert done.stdout.endswith(b" 3\n"), done.stdout
+    assert done.stdout == b"3\n"
 
 
 FAILURES = {
@@ -206,7 +212,7 @@ FAILURES = {
 @pytest.mark.parametrize(
     ("program", "code", "reason", "hint"), FAILURES.values(), ids=FAILURES.keys()
 )
-def test_target_that_cannot_be_started(
+def test_target_that_cannot_be_started(  # noqa: PLR0917 - parameters of the test
     program: str,
     code: int,
     reason: str,

@@ -171,7 +171,8 @@ libc = ctypes.CDLL(None)
 def body(name, length_s):
     libc.prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
     time.sleep(length_s)
-threads = [threading.Thread(target=body, args=(f"worker {i}", 0.3 + 0.3 * (i % 2))) for i in range(5)]
+lengths_s = [0.3, 0.6, 0.3, 0.6, 0.3]
+threads = [threading.Thread(target=body, args=(f"worker {i}", s)) for i, s in enumerate(lengths_s)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 time.sleep(0.2)
@@ -219,7 +220,7 @@ def test_target_that_ends_at_once_is_in_the_tables(attempt: int) -> None:
 
 
 def test_arguments_are_quoted_and_need_not_be_text() -> None:
-    """cmdline can be pasted into a shell; bytes that are no UTF-8 are replaced."""
+    """Column cmdline can be pasted into a shell; bytes that are no UTF-8 are replaced."""
     tree = Followed(["sh", "-c", "sleep 0.3", "a b", "it's", "\udcff"])
     top = next(p for p in tree.processes if p["pid"] == tree.target)
     # The shell may exec its only command.

@@ -75,7 +75,8 @@ def test_parts_are_numbered_and_carry_their_metadata(tmp_path: Path) -> None:
         assert metadata[b"cctrace.clock"] == CLOCK_DOMAIN.encode()
         assert metadata[b"cctrace.table"] == b"nvtx"
         assert {
-            file.metadata.row_group(0).column(i).compression for i in range(file.metadata.num_columns)
+            file.metadata.row_group(0).column(i).compression
+            for i in range(file.metadata.num_columns)
         } == {"ZSTD"}
     sizes = [path.stat().st_size for path in (tmp_path / "nvtx").iterdir()]
     assert written.size_bytes == sum(sizes)

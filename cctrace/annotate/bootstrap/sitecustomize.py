@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 ENGINE_MODULES = {
     "transformers.generation.utils": "transformers",
     "transformers.modeling_utils": "transformers",
-    "vllm.envs": "vllm",
     "vllm.v1.core.sched.interface": "vllm",
     "vllm.v1.core.sched.scheduler": "vllm",
     "vllm.v1.engine.core": "vllm",
     "vllm.v1.outputs": "vllm",
+    "vllm.v1.utils": "vllm",
     "vllm.v1.worker.gpu.model_runner": "vllm",
     "vllm.v1.worker.gpu_model_runner": "vllm",
 }

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
     from .report import Report
 
-# vLLM's own scopes, through PyPI nvtx, and the choice that shuts them out.
+# vLLM's own scopes: the variables that choose what they do (NVTX needs PyPI nvtx in
+# vLLM's Python), the function that makes one, and where it keeps its choice.
 _NVTX_SCOPES = "VLLM_NVTX_SCOPES_FOR_PROFILING"
 _CUSTOM_SCOPES = "VLLM_CUSTOM_SCOPES_FOR_PROFILING"
+_SCOPE = "record_function_or_nullcontext"
+_SCOPE_MAKER = "_PROFILER_FUNC"
 
 _SCHEDULED = emit.PhasedEvent("vllm.scheduled")
 _EXECUTE = emit.PhasedEvent("vllm.execute_model")
@@ -180,31 +183,42 @@ _RUNNER_V2 = [
 ]
 
 
-def _turn_scopes_on(_module: ModuleType, found: Report) -> None:
-    """Have vLLM emit its own NVTX scopes, unless the user decided about them."""
+def _turn_scopes_on(utils: ModuleType, found: Report) -> None:
+    """Have vLLM emit its own NVTX scopes, unless the user decided about them.
+
+    The variable would do it too, but vLLM makes its variables part of the key of its
+    compilation cache: a recorded run would compile everything anew.
+    """
     if _NVTX_SCOPES in os.environ or _CUSTOM_SCOPES in os.environ:
         return
+    if not hasattr(utils, _SCOPE):
+        return  # a version without scopes
     try:
-        # vLLM imports it at the first scope and would fail there.
-        usable = hasattr(import_module("nvtx"), "annotate")
-    except Exception:  # noqa: BLE001 - not for this interpreter, or broken
-        usable = False
-    if not usable:
+        annotate = import_module("nvtx").annotate
+    except Exception:  # noqa: BLE001 - absent, not for this interpreter, or broken
         found.note(
             "vLLM's own NVTX scopes (forward, preprocess, postprocess, ...) are off, because "
             "its interpreter cannot import nvtx: pip install nvtx there"
         )
         return
-    os.environ[_NVTX_SCOPES] = "1"
+    if vars(utils).get(_SCOPE_MAKER, utils) is not None:
+        found.note(f"vLLM's own NVTX scopes are off: set {_NVTX_SCOPES}=1 to have them")
+        return
+    setattr(utils, _SCOPE_MAKER, annotate)
+    found.hooked.append(_SCOPE)
 
 
 def _scopes_are_on(runner: ModuleType) -> bool:
+    if not hasattr(runner, _SCOPE):
+        return False
+    if getattr(sys.modules.get("vllm.v1.utils"), _SCOPE_MAKER, None) is not None:
+        return True  # by us; by itself vLLM does it at the first scope
     try:
         on = bool(int(os.environ.get(_NVTX_SCOPES, "0")))
         custom = bool(int(os.environ.get(_CUSTOM_SCOPES, "0")))
     except ValueError:
         return False
-    return on and not custom and hasattr(runner, "record_function_or_nullcontext")
+    return on and not custom
 
 
 def _adapt_core(module: ModuleType, found: Report) -> None:
@@ -243,11 +257,11 @@ def _adapt_runner_v2(module: ModuleType, found: Report) -> None:
 
 
 _ADAPT: dict[str, Callable[[ModuleType, Report], None]] = {
-    "vllm.envs": _turn_scopes_on,
     "vllm.v1.core.sched.interface": _adapt_scheduler_interface,
     "vllm.v1.core.sched.scheduler": _adapt_scheduler,
     "vllm.v1.engine.core": _adapt_core,
     "vllm.v1.outputs": _adapt_outputs,
+    "vllm.v1.utils": _turn_scopes_on,
     "vllm.v1.worker.gpu.model_runner": _adapt_runner_v2,
     "vllm.v1.worker.gpu_model_runner": _adapt_runner,
 }
