@@ -406,13 +406,13 @@ def parse_report(pid: int, report: dict[str, Any]) -> m.HookReport:
         value = report.get(name)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name} is not text")
-        return value[:_WORD_LIMIT] if value is not None else None
+        return _word(value) if value is not None else None
 
     def words(name: str) -> list[str]:
         value = report.get(name, [])
         if not isinstance(value, list) or len(value) > _MAX_WORDS:
             raise ValueError(f"{name} is not a list of at most {_MAX_WORDS}")
-        return [str(word)[:_WORD_LIMIT] for word in value]
+        return [_word(str(word)) for word in value]
 
     adapter = text("adapter")
     if adapter is None:
@@ -420,3 +420,8 @@ def parse_report(pid: int, report: dict[str, Any]) -> m.HookReport:
     return m.HookReport(
         pid, adapter, text("engine_version"), words("hooked"), words("missing"), text("note")
     )
+
+
+def _word(text: str) -> str:
+    # JSON can hold lone surrogates, which nobody could print.
+    return text[:_WORD_LIMIT].encode("utf-8", "replace").decode()

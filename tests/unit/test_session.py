@@ -78,6 +78,12 @@ def test_words_are_cut() -> None:
     assert [len(word) for word in report.hooked] == [1000] * 256
 
 
+def test_lone_surrogates_become_printable() -> None:
+    """JSON can hold them; a terminal or a UTF-8 file cannot."""
+    report = parse_report(7, json.loads('{"adapter": "a\\ud800b", "hooked": ["\\udfff"]}'))
+    assert (report.adapter, report.hooked) == ("a?b", ["?"])
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
