@@ -40,6 +40,7 @@ TABLE_ROWS = 10_000  # a table is laid out as a whole, so it has to end somewher
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
+_TWO_DIGITS = 0x100
 
 
 def output_options(command: Command) -> Command:
@@ -62,7 +63,7 @@ def harmless(text: str) -> str:
 def _escape(character: str) -> str:
     plain = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
     code = ord(character)
-    return plain or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")  # noqa: PLR2004
+    return plain or (f"\\x{code:02x}" if code < _TWO_DIGITS else f"\\u{code:04x}")
 
 
 def number(value: int) -> str:
@@ -304,7 +305,7 @@ def _markdown(result: Result, rows: list[tuple[Any, ...]]) -> str:
 def new_table() -> Any:
     """Empty table of the one look all commands have."""
     from rich import box  # noqa: PLC0415 - a command without a table need not load it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
 

@@ -15,22 +15,44 @@ _RESERVE_NAME: Final = ".reserve"
 _RESERVE_BYTES: Final = 512 * 1024  # manifest and the table of losses
 
 
-def create_run_dir(path: Path, *, force: bool) -> None:
+class OldRun:
+    """A run about to be replaced: set aside until the new one has begun."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+        path.rename(self._aside)
+
+    def restore(self) -> None:
+        """Put it back; its place must be free again."""
+        self._aside.rename(self._path)
+
+    def discard(self) -> None:
+        """Delete it."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+
+def create_run_dir(path: Path, *, force: bool) -> OldRun | None:
     """Make ``path`` an empty directory for a run.
 
     Args:
         path: Where the run goes; its parents are made too.
         force: Replace a run that is there. Nothing but a run is ever replaced.
 
+    Returns:
+        The run that was there, set aside.
+
     Raises:
         CctraceError: Something is there already, or the place cannot be written.
     """
+    old: OldRun | None = None
     try:
         if path.is_dir() and not any(path.iterdir()):
             _probe(path)
-            return
+            return None
         if path.exists() or path.is_symlink():
-            _make_room(path, force=force)
+            _check_replaceable(path, force=force)
+            old = OldRun(path)
         path.mkdir(parents=True)
         _probe(path)
     except OSError as error:
@@ -39,9 +61,10 @@ def create_run_dir(path: Path, *, force: bool) -> None:
             "name another place with -o",
             EXIT_FAILED,
         ) from error
+    return old
 
 
-def _make_room(path: Path, *, force: bool) -> None:
+def _check_replaceable(path: Path, *, force: bool) -> None:
     is_run = path.is_dir() and not path.is_symlink() and (path / MANIFEST_NAME).is_file()
     if not is_run:
         raise CctraceError(
@@ -53,7 +76,6 @@ def _make_room(path: Path, *, force: bool) -> None:
         raise CctraceError(
             f"{path} exists", "add --force to replace that run, or name another place with -o"
         )
-    shutil.rmtree(path)
 
 
 def _probe(path: Path) -> None:

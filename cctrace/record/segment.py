@@ -137,18 +137,18 @@ class Segment:
             As ``drain``, with the open ranges of all threads.
         """
         live = np.flatnonzero(self._slots["state"] == layout.SLOT_LIVE)
-        found = (self._open_frames(int(slot), ledger, pid) for slot in live)
-        open_by_tid = {frames.tid: frames for frames in found if frames is not None}
+        found = ((int(slot), self._open_frames(int(slot), ledger, pid)) for slot in live)
+        before = {slot: frames for slot, frames in found if frames is not None}
         chunks, open_frames = self.drain(ledger, pid)
-        for frames in open_frames:  # its thread has ended since; this reading is the later
-            open_by_tid.pop(frames.tid, None)
-        for chunk in chunks:
-            left = open_by_tid.get(chunk.tid)
-            if left is not None:
-                popped = chunk.records[chunk.records["kind"] == layout.REC_PUSH_POP]["ts_ns"]
-                still_open = left.frames[~np.isin(left.frames["ts_ns"], popped)]
-                open_by_tid[chunk.tid] = OpenFrames(chunk.tid, still_open)
-        return chunks, [*open_frames, *open_by_tid.values()]
+        for slot, left in before.items():
+            if int(self._slots["state"][slot]) == layout.SLOT_FREE:
+                continue  # its thread has ended since, and was read again
+            own = [c.records for c in chunks if c.tid == left.tid]
+            popped = [r["ts_ns"][r["kind"] == layout.REC_PUSH_POP] for r in own]
+            times = np.concatenate([np.zeros(0, np.uint64), *popped])
+            still_open = ~np.isin(left.frames["ts_ns"], times)
+            open_frames.append(OpenFrames(left.tid, left.frames[still_open]))
+        return chunks, open_frames
 
     def count_losses(self, ledger: LossLedger, pid: int) -> None:
         """Add to the ledger what the agent has counted since the last call."""

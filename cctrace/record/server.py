@@ -9,6 +9,7 @@ Runs in a thread of its own, because the engine waits for the reply.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -34,6 +35,7 @@ _PREFIX: Final = "cctrace-"
 _PEERCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 _PATIENCE_S: Final = 2.0  # for a peer that connects and says nothing
 _MAX_PEERS: Final = 256
+_BREATH_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,21 @@ def remove_stale_directories() -> None:
                 and path.lstat().st_uid == os.geteuid()
                 and not path.is_symlink()
                 and not Path(f"/proc/{pid}").exists()
+                and not _is_locked(path)
             ):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a recorder holds it, perhaps one whose pid is of another namespace."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class HandoverServer:
@@ -96,6 +111,8 @@ class HandoverServer:
         self._ledger = ledger
         # mkdtemp makes it 0700.
         self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._lock_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         self.path = self._directory / "agent.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -104,6 +121,7 @@ class HandoverServer:
         except OSError:
             self._socket.close()
             shutil.rmtree(self._directory, ignore_errors=True)
+            os.close(self._lock_fd)
             raise
         self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -122,6 +140,7 @@ class HandoverServer:
         os.close(self._wake_read)
         os.close(self._wake_write)
         shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock_fd)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -143,7 +162,10 @@ class HandoverServer:
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
             peer, _ = self._socket.accept()
-        except OSError:  # it went away again, or we are out of descriptors
+        except BlockingIOError:  # it went away again
+            return
+        except OSError:  # out of descriptors or memory: it stays ready, so do not spin
+            time.sleep(_BREATH_S)
             return
         peer.setblocking(False)  # noqa: FBT003 - the library's signature
         if len(self._deadlines) >= _MAX_PEERS:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -132,8 +134,8 @@ class Session:
         self._reports_lock = threading.Lock()
         self._manifest = m.Manifest(
             cctrace_version=VERSION,
-            command=options.command,
-            cwd=os.getcwd(),  # noqa: PTH109 - the manifest stores text
+            command=[_printable(word) for word in options.command],
+            cwd=_printable(os.getcwd()),  # noqa: PTH109 - the manifest stores text
             start=self._anchor,
             recorder=m.Recorder(os.getpid(), m.start_ticks(os.getpid()) or 0),
             options={
@@ -152,11 +154,11 @@ class Session:
         """
         target.become_subreaper()
         server.remove_stale_directories()
-        create_run_dir(self._run_dir, force=self._options.force)
+        self._old_run = create_run_dir(self._run_dir, force=self._options.force)
         self._reserve = Reserve(self._run_dir)
         self._host = HostFacts()
         self._tree = ProcessTree(self._anchor, self._images.process_ended)
-        environment = dict(os.environ)
+        environment = target.inherited_environment()
         self._server: server.HandoverServer | None = None
         self._attach(environment)
         try:
@@ -165,6 +167,11 @@ class Session:
         except (CctraceError, OSError):
             self._abandon()
             raise
+        # Before anything can reap it: one that ends at once is a row all the same.
+        self._tree.is_traced(self._target.pid)
+        program = shutil.which(self._options.command[0])
+        self._tree.describe(self._target.pid, program, shlex.join(self._manifest.command))
+        target.raise_descriptor_limit()
         self._tree.start()
         if self._server is not None:
             self._server.start()
@@ -172,6 +179,8 @@ class Session:
             thread = threading.Thread(target=body, name=f"cctrace-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        if self._old_run is not None:
+            self._old_run.discard()
 
     def record(self, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Record until the target ends or the duration is over, then close the run.
@@ -249,6 +258,8 @@ class Session:
         self._reserve.release()
         (self._run_dir / m.MANIFEST_NAME).unlink(missing_ok=True)
         self._run_dir.rmdir()
+        if self._old_run is not None:
+            self._old_run.restore()
 
     def _hello(self, peer: server.Peer, token: int) -> Any:
         segment = self._images.hello(peer, token)
@@ -352,9 +363,12 @@ class Session:
             self._server.close()
         self._tree.close()
         self._images.end_all()
-        while self._images.alive():
-            self._images.drain()
-            self._flush()
+        try:
+            while self._images.alive():
+                self._images.drain()
+                self._flush()
+        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
+            self._warn(f"the recorder stopped reading events: {error!r}")
         self._flush()
         self._host.close()
         manifest = self._manifest
@@ -383,6 +397,11 @@ class Session:
         if running.exit_code is None:
             return m.DURATION
         return m.TARGET_SIGNAL if running.signalled else m.CLEAN
+
+
+def _printable(argument: str) -> str:
+    """What is no UTF-8 replaced, so that whoever reads the manifest can print it."""
+    return os.fsencode(argument).decode("utf-8", "replace")
 
 
 def merge_report(known: m.HookReport, new: m.HookReport) -> None:

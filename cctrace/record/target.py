@@ -13,9 +13,11 @@ import contextlib
 import ctypes
 import os
 import queue
+import resource
 import signal
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from cctrace.errors import (
@@ -57,6 +59,31 @@ def become_subreaper() -> bool:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def inherited_environment() -> dict[str, str]:
+    """The environment as we were given it.
+
+    In the C locale CPython sets LC_CTYPE for itself (PEP 538); the target shall
+    have the environment its user gave it. /proc/self/environ still has that.
+    """
+    environment = dict(os.environ)
+    with contextlib.suppress(OSError):
+        given = Path("/proc/self/environ").read_bytes().split(b"\0")
+        if not any(entry.startswith(b"LC_CTYPE=") for entry in given):
+            environment.pop("LC_CTYPE", None)
+    return environment
+
+
+def raise_descriptor_limit() -> None:
+    """Allow ourselves as many descriptors as we may have; the target keeps its limit.
+
+    Each traced process takes two: its segment and its pidfd.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,14 @@ class ProcessTree:
                     ended.exit_code = exit_code
                     return
 
+    def describe(self, pid: int, exe: str | None, cmdline: str) -> None:
+        """Say what ``pid`` runs, where it ended before /proc could be read."""
+        with self._lock:
+            known = [*self._running.values(), *self._ended]
+            for process in known:
+                if process.pid == pid and process.exe is None:
+                    process.exe, process.cmdline = exe, cmdline
+
     def count(self) -> int:
         """Processes seen so far."""
         with self._lock:

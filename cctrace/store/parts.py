@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"part-(\d{6,18})(?:-(\d{6,18}))?\.parquet", re.ASCII)
 _KEY_VERSION = b"cctrace.schema_version"
 _KEY_TABLE = b"cctrace.table"
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,25 @@ def list_parts(folder: Path, table: Table) -> tuple[Part, ...]:
         CctraceError: Exit code 4; a file that is no part, is damaged or cut off,
             belongs to another table or format version, or is a symbolic link.
     """
+    # A recorder at work may merge parts away after they were listed; what they
+    # held is then in a part that was not, so the list is made anew.
+    for _ in range(_ATTEMPTS):
+        parts = _list_once(folder, table)
+        whole = tuple(part for part in parts if part is not None)
+        if len(whole) == len(parts):
+            return whole
+    raise CctraceError(
+        f"the parts in {folder} keep changing", "wait until the recording is over", EXIT_BAD_DATA
+    )
+
+
+def _list_once(folder: Path, table: Table) -> list[Part | None]:
     ranges: list[tuple[int, int, Path]] = []
     try:
         _refuse_link(folder)
         entries = sorted(folder.iterdir())
     except FileNotFoundError:
-        return ()
+        return []
     except OSError as error:
         raise CctraceError(f"cannot read {folder}: {error}", None, EXIT_BAD_DATA) from error
     for path in entries:
@@ -90,8 +104,7 @@ def list_parts(folder: Path, table: Table) -> tuple[Part, ...]:
                 EXIT_BAD_DATA,
             )
         ranges.append((first, last, path))
-    parts = (_check(path, first, last, table) for first, last, path in _outermost(ranges))
-    return tuple(part for part in parts if part is not None)
+    return [_check(path, first, last, table) for first, last, path in _outermost(ranges)]
 
 
 def _outermost(ranges: list[tuple[int, int, Path]]) -> list[tuple[int, int, Path]]:
@@ -123,7 +136,7 @@ def _refuse_link(path: Path) -> int:
 
 
 def _check(path: Path, first: int, last: int, table: Table) -> Part | None:
-    """Check one part; None where a live recorder has just merged it away."""
+    """Check one part; None where a recorder has just merged it away."""
     try:
         size_bytes = _refuse_link(path)
         with path.open("rb") as file:

@@ -282,3 +282,44 @@ def test_a_process_its_parent_does_not_reap_is_one_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     processes = rows(run, "processes")
     assert len(processes) == len({p["pid"] for p in processes}) == 2
+
+
+def test_force_keeps_the_old_run_until_the_new_one_has_begun(tmp_path: Path) -> None:
+    """A mistyped command must not cost the run that was there."""
+    run = tmp_path / "run"
+    assert record(run, "sh", "-c", "exit 3").returncode == 3
+    assert record(run, "no-such-program-37", options=("--force",)).returncode == 127
+    assert read_manifest(run).exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_target_that_ends_at_once_is_known(tmp_path: Path) -> None:
+    """However short it was: its program and its status are in the table."""
+    run = tmp_path / "run"
+    assert record(run, "true").returncode == 0
+    (process,) = rows(run, "processes")
+    assert process["exit_code"] == 0
+    assert process["end_ns"] >= process["start_ns"]
+    assert process["exe"].endswith("/true")
+    assert process["cmdline"] == "true"
+
+
+def test_environment_is_the_users_but_for_the_tracing(tmp_path: Path) -> None:
+    """Also in the C locale, where Python changes its own environment."""
+    given = {"PATH": os.environ["PATH"], "LANG": "C", "ODD": "a=b c"}
+    done = record(tmp_path / "run", "env", "-0", env=given)
+    seen = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    added = seen.keys() - given.keys()
+    assert {k: seen[k] for k in given} == given
+    assert added == {"NVTX_INJECTION64_PATH", "CCTRACE_SOCKET", "CCTRACE_EMIT", "PYTHONPATH"}
+
+
+def test_arguments_that_are_not_text_are_passed_on_and_shown(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 reach the target unchanged; the manifest has them replaced."""
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [*CCTRACE, "record", "-o", str(run), "--", "printf", "%s", b"a\xffb"],
+        env=environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == b"a\xffb"
+    assert read_manifest(run).command == ["printf", "%s", "a\ufffdb"]

@@ -18,6 +18,7 @@ from runs import make_manifest, make_run, write_part
 import cctrace
 from cctrace.errors import CctraceError
 from cctrace.schema import TABLES
+from cctrace.store import parts
 from cctrace.store.manifest import RECORDER_KILLED, Recorder, start_ticks
 from cctrace.store.run import Run, is_run, open_runs, unique_labels
 
@@ -66,6 +67,26 @@ def test_a_merged_part_stands_in_for_those_it_holds(tmp_path: Path) -> None:
         "part-000000-000001.parquet",
         "part-000002.parquet",
     ]
+
+
+def test_parts_merged_while_they_are_listed_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a recorder that merges two parts between the listing and the first look
+    run = make_run(tmp_path)
+    small = [part(run, "part-000000.parquet", "a"), part(run, "part-000001.parquet", "b")]
+    check = parts._check
+
+    def merge_first(path: Path, *rest: Any) -> Any:
+        if small:
+            part(run, "part-000000-000001.parquet", "a", "b")
+            while small:
+                small.pop().unlink()
+        return check(path, *rest)
+
+    monkeypatch.setattr(parts, "_check", merge_first)
+    # THEN the rows are all there
+    assert names(run) == ["a", "b"]
 
 
 def test_merges_of_merges_leave_the_widest(tmp_path: Path) -> None:
@@ -287,8 +308,8 @@ _COMPONENT = st.sampled_from(["a", "b", "run"])
 
 
 @given(st.lists(st.lists(_COMPONENT, min_size=1, max_size=4), unique_by=tuple, max_size=6))
-def test_labels_are_unique_tails(parts: list[list[str]]) -> None:
-    paths = [Path("/", *p) for p in parts]
+def test_labels_are_unique_tails(tails: list[list[str]]) -> None:
+    paths = [Path("/", *tail) for tail in tails]
     labels = unique_labels(paths)
     assert len(set(labels)) == len(paths)
     assert all(str(p).endswith(f"/{label}") for p, label in zip(paths, labels, strict=True))
