@@ -173,8 +173,9 @@ class ProcessTree:
         with self._lock:
             known = [*self._running.values(), *self._ended]
             for process in known:
-                if process.pid == pid and process.exe is None:
-                    process.exe, process.cmdline = exe, cmdline
+                if process.pid == pid:
+                    process.exe = process.exe or exe
+                    process.cmdline = process.cmdline or cmdline
 
     def count(self) -> int:
         """Processes seen so far."""
