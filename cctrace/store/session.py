@@ -158,7 +158,10 @@ class Session:
         """
         # A cursor each, so that results can be read side by side.
         cursor = self._connection.cursor()
-        statements = sandbox.check(cursor, query)
+        try:
+            statements = sandbox.check(cursor, query)
+        except (duckdb.Error, RuntimeError) as error:  # an interrupt, in the main
+            raise self.explain(error) from error
         given = dict(params or {})
         wanted = frozenset[str]().union(*(s.parameters for s in statements))
         if set(given) - wanted or wanted - set(given):
@@ -172,11 +175,11 @@ class Session:
             for statement in statements[:-1]:
                 cursor.execute(statement.text).fetchall()
             relation = cursor.sql(statements[-1].text, params=given or None)
+            return Result(relation, cursor, self)
         except (duckdb.Error, OSError, RuntimeError) as error:
             raise self.explain(error) from error
         except KeyboardInterrupt:
             raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
-        return Result(relation, cursor, self)
 
     def report(self, name: str, params: Mapping[str, ParamValue] | None = None) -> Result:
         """Run a report of the library.
@@ -219,7 +222,7 @@ class Session:
     def explain(self, error: Exception) -> CctraceError:
         """Turn an error of DuckDB into one for the user."""
         text = str(error).strip() or type(error).__name__
-        if isinstance(error, duckdb.InterruptException) or "Interrupted" in text:
+        if isinstance(error, duckdb.InterruptException) or "interrupted" in text.lower():
             return CctraceError("interrupted", None, _EXIT_INTERRUPTED)
         names_run = any(f"{root}/" in text for root in self._roots.values())
         for path, root in self._roots.items():
