@@ -25,9 +25,7 @@ class CctraceError(Exception):
         exit_code: Status the command line ends with; one of the ``EXIT_*`` above.
     """
 
-    def __init__(
-        self, message: str, hint: str | None = None, exit_code: int = EXIT_FAILED
-    ) -> None:
+    def __init__(self, message: str, hint: str | None = None, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from cctrace.cli.units import harmless
 from cctrace.errors import EXIT_FAILED, CctraceError
 from cctrace.version import VERSION
 
@@ -95,7 +96,8 @@ def main() -> None:
 
 def fail(error: CctraceError) -> None:
     """Print an error with its hint on stderr and end with its exit code."""
-    click.echo(f"cctrace: {error.message}", err=True)
+    # Messages quote what they failed on, which may be the target's own words.
+    click.echo(f"cctrace: {harmless(error.message)}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {harmless(error.hint)}", err=True)
     sys.exit(error.exit_code)

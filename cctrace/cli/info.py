@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cctrace.cli.output import add_column, add_row, harmless, new_table, number, render
-from cctrace.cli.units import shell_word, size
+from cctrace.cli.output import add_column, add_row, new_table, number, render
+from cctrace.cli.units import harmless, shell_word, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cctrace.cli.units import harmless
 from cctrace.errors import EXIT_FAILED, EXIT_USAGE, CctraceError
 
 if TYPE_CHECKING:
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "parquet", "markdown")
 TABLE_ROWS = 10_000  # a table is laid out as a whole, so it has to end somewhere
 
-# C0, DEL, C1, line and paragraph separators, and the characters that turn the
-# direction of text around (Unicode UAX #9) or have no width.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-_TWO_DIGITS = 0x100
-
 
 def output_options(command: Command) -> Command:
     """Add ``-o`` and ``--force``, which every command that writes a file has."""
@@ -53,17 +47,6 @@ def output_options(command: Command) -> Command:
         metavar="FILE",
         help="Write to FILE instead of standard output.",
     )(command)
-
-
-def harmless(text: str) -> str:
-    """Write control characters of ``text`` out, so that a terminal shows them."""
-    return _UNSAFE.sub(lambda m: _escape(m[0]), text)
-
-
-def _escape(character: str) -> str:
-    plain = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
-    code = ord(character)
-    return plain or (f"\\x{code:02x}" if code < _TWO_DIGITS else f"\\u{code:04x}")
 
 
 def number(value: int) -> str:

@@ -10,12 +10,12 @@ import click
 
 from cctrace.cli.output import (
     FORMATS,
-    harmless,
     output_options,
     refuse_overwrite,
     warn_of_losses,
     write_result,
 )
+from cctrace.cli.units import harmless
 from cctrace.errors import EXIT_BAD_DATA, EXIT_SIGNAL_BASE, EXIT_USAGE, CctraceError
 
 if TYPE_CHECKING:

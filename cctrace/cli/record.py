@@ -131,7 +131,7 @@ def _default_output() -> Path:
 def _say(text: str) -> None:
     # The terminal may be gone (SIGHUP); the run is on disk all the same.
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(units.harmless(text), err=True)
 
 
 class _ProgressLine:

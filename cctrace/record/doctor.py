@@ -329,7 +329,7 @@ def _exit_codes(_: Host) -> Finding:
                 "allow pidfd_open in the container's seccomp profile, or Linux 5.3 and later",
             )
     try:
-        seen = tree._exit_code(pidfd)  # noqa: SLF001 - the very call that recording makes
+        seen = tree.exit_code_of(pidfd)
     finally:
         os.close(pidfd)
     if seen == _CHILD_STATUS:

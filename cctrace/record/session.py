@@ -39,6 +39,7 @@ from cctrace.version import VERSION
 _DRAIN_EVERY_S: Final = 0.01
 _FLUSH_EVERY_S: Final = 0.5
 _WAIT_S: Final = 0.25
+_HOST_WAIT_S: Final = 3.0  # a driver that has to wake its GPU first takes over a second
 _MAX_REPORTS: Final = 4096
 _MAX_WORDS: Final = 256
 _WORD_LIMIT: Final = 1000
@@ -370,6 +371,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
             self._warn(f"the recorder stopped reading events: {error!r}")
         self._flush()
+        self._host.wait(_HOST_WAIT_S)
         self._host.close()
         manifest = self._manifest
         manifest.stop = read_anchor()

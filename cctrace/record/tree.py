@@ -355,7 +355,7 @@ class ProcessTree:
         waiting: list[tuple[float, Process]] = []
         for deadline, process in self._unreaped:
             if process.exit_code is None:
-                process.exit_code = _exit_code(process.pidfd)
+                process.exit_code = exit_code_of(process.pidfd)
             if process.exit_code is None and not final and time.monotonic() < deadline:
                 waiting.append((deadline, process))
             else:
@@ -369,7 +369,8 @@ def _close_fd(process: Process) -> None:
         process.pidfd = -1
 
 
-def _exit_code(pidfd: int) -> int | None:
+def exit_code_of(pidfd: int) -> int | None:
+    """Exit status of an ended process, 128 + n for signal n; None: not to be had."""
     info = bytearray(_PIDFD_INFO_BYTES)
     info[0:8] = _PIDFD_INFO_EXIT.to_bytes(8, "little")
     try:

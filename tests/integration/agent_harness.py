@@ -20,7 +20,11 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nvtx_truth import Line, only_log, read_log
+
 from cctrace.resources import native_library
+
+__all__ = ["Line", "only_log", "read_log"]  # for the tests that use both
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ROOT / "tests" / "targets"
@@ -400,60 +404,6 @@ def compile_c(source: Path, output: Path, *flags: str) -> Path:
     command += ["-isystem", nvtx_include(), str(source), "-o", str(output), *flags]
     subprocess.run(command, check=True)
     return output
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a target's own log (tests/targets/nvtx_log.h)."""
-
-    tid: int
-    kind: str
-    domain: str | None
-    name: str | None
-    category: str
-    payload_type: int
-    payload: int
-    depth: int
-    color: int | None
-    range_id: int | None
-    start_lo: int
-    start_hi: int
-    end_lo: int
-    end_hi: int
-
-
-def read_log(path: Path) -> list[Line]:
-    """The events one process says it made."""
-    lines = []
-    for text in path.read_text().splitlines():
-        row = [None if part == "-" else part for part in text.split("\t")]
-        tid, kind, domain, name, category, *numbers = row
-        payload_type, payload, depth, color, range_id, *times = numbers
-        assert tid is not None
-        assert kind is not None
-        assert category is not None
-        lines.append(
-            Line(
-                int(tid),
-                kind,
-                domain,
-                name,
-                category,
-                int(payload_type or 0),
-                int(payload or 0),
-                int(depth or 0),
-                None if color is None else int(color),
-                None if range_id is None else int(range_id),
-                *(int(t or 0) for t in times),
-            )
-        )
-    return lines
-
-
-def only_log(directory: Path) -> list[Line]:
-    """The log of a target that is one process."""
-    (path,) = directory.glob("*.log")
-    return read_log(path)
 
 
 KINDS = {"push_pop": PUSH_POP, "mark": MARK, "start": START, "end": END, "open": PUSH_POP}

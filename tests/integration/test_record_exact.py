@@ -13,7 +13,7 @@ from typing import Any
 
 import agent_harness as harness
 import pytest
-from agent_harness import Line, read_log
+from nvtx_truth import Line, read_log
 from recording import losses, record, rows
 
 from cctrace.record import layout

@@ -48,9 +48,7 @@ CONSTANTS = {
     "CCT_REPORT_MAX": layout.REPORT_MAX,
     "CCT_REPLY_OK": layout.REPLY_OK,
     "CCT_REPLY_REFUSED": layout.REPLY_REFUSED,
-    **{
-        f"CCT_LOSS_{reason.upper()}": number for number, reason in enumerate(layout.LOSS_REASONS)
-    },
+    **{f"CCT_LOSS_{reason.upper()}": number for number, reason in enumerate(layout.LOSS_REASONS)},
 }
 
 
@@ -82,7 +80,7 @@ def test_structs_and_constants_are_those_of_the_header(tmp_path: Path) -> None:
 def test_no_struct_or_loss_reason_of_the_header_is_missing() -> None:
     """A struct or a loss reason added to the header alone is noticed."""
     text = HEADER.read_text()
-    assert set(re.findall(r"^struct (\w+) \{", text, re.M)) == set(layout.STRUCTS)
+    assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(layout.STRUCTS)
     reasons = set(re.findall(r"\bCCT_LOSS_\w+(?= =)", text))
     assert reasons <= set(CONSTANTS)
 

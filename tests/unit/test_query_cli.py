@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from runs import make_run
 
-from cctrace.cli.output import harmless
 from cctrace.cli.query import listing
+from cctrace.cli.units import harmless
 from cctrace.store.manifest import HookReport, Source
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -265,7 +265,7 @@ def test_open_frames_of_ended_and_live_threads(ledger: LossLedger) -> None:
 
 @pytest.mark.parametrize("drained_before", [True, False])
 def test_range_being_popped_when_its_process_died_comes_once(
-    drained_before: bool,  # noqa: FBT001 - pytest passes by keyword
+    drained_before: bool,
     ledger: LossLedger,
 ) -> None:
     """A pop publishes its record, then drops its frame; SIGKILL can come between."""
