@@ -27,6 +27,7 @@ from cctrace.record.host import HostFacts
 from cctrace.record.images import Images
 from cctrace.record.layout import RECORD, Geometry
 from cctrace.record.losses import LossLedger
+from cctrace.record.memory import keep_freed_memory
 from cctrace.record.nvtx import to_table
 from cctrace.record.rundir import Reserve, create_run_dir
 from cctrace.record.sources import SOURCES
@@ -173,6 +174,7 @@ class Session:
         program = shutil.which(self._options.command[0])
         self._tree.describe(self._target.pid, program, shlex.join(self._manifest.command))
         target.raise_descriptor_limit()
+        keep_freed_memory()
         self._tree.start()
         if self._server is not None:
             self._server.start()
