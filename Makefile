@@ -37,11 +37,7 @@ demo: setup-torch ## Record a small torch decode loop, query the run, print
 
 .PHONY: test
 test: setup ## Run the tests
-	$(PY) -m pytest -q -m "not slow and not engines" $(PYTEST_ARGS)
-
-.PHONY: test-slow
-test-slow: setup ## Run the tests that take long
-	$(PY) -m pytest -q -m "slow and not engines" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not engines" $(PYTEST_ARGS)
 
 .PHONY: test-engines
 test-engines: vllm-env hf-env ## Run the tests that record real engines

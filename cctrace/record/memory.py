@@ -17,7 +17,7 @@ _TRIM_THRESHOLD_BYTES: Final = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Have malloc serve Arrow too, and reuse large blocks instead of giving them back to the kernel.
+    """Have malloc serve Arrow too, and reuse large blocks instead of freeing them.
 
     Every flush needs the same dozen arrays of a few MiB. Got afresh from the kernel
     each time, their page faults were a quarter of what recording costs. Without
