@@ -40,6 +40,7 @@ from cctrace.version import VERSION
 _DRAIN_EVERY_S: Final = 0.01
 _FLUSH_EVERY_S: Final = 0.5
 _WAIT_S: Final = 0.25
+_LAST_REAP_S: Final = 0.02
 _HOST_WAIT_S: Final = 3.0  # a driver that has to wake its GPU first takes over a second
 _MAX_REPORTS: Final = 4096
 _MAX_WORDS: Final = 256
@@ -364,6 +365,8 @@ class Session:
             thread.join()
         if self._server is not None:
             self._server.close()
+        # What ended with the target is ours to reap now, and has a status to tell.
+        self._reap(running, _LAST_REAP_S)
         self._tree.close()
         self._images.end_all()
         try:
