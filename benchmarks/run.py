@@ -129,7 +129,8 @@ def storm(programs: Programs, work: Path, rate: int, seconds: int, threads: int)
 def show_cost(console: Console, title: str, result: dict[str, dict[str, Any]]) -> None:
     """Print the costs, the recorder's over the no-op, and the ratios."""
     table = Table(title=title, title_justify="left")
-    for name in ("event", *(f"{m} ns" for m in MODES), "recorded - no-op ns", "recorded / no-op"):
+    ratios = ("recorded / no-op", "recorded / uninjected")
+    for name in ("event", *(f"{m} ns" for m in MODES), "recorded - no-op ns", *ratios):
         table.add_column(name, justify="left" if name == "event" else "right")
     for kind, modes in result.items():
         best = [modes[mode]["best_ns"] for mode in MODES]
@@ -138,7 +139,7 @@ def show_cost(console: Console, title: str, result: dict[str, dict[str, Any]]) -
             kind,
             *(f"{b:,.1f} ({m:,.1f})" for b, m in zip(best, median, strict=True)),
             f"{best[2] - best[1]:,.1f} ({median[2] - median[1]:,.1f})",
-            f"{best[2] / best[1]:.2f} ({median[2] / median[1]:.2f})",
+            *(f"{best[2] / best[i]:.2f} ({median[2] / median[i]:.2f})" for i in (1, 0)),
         )
     console.print(table)
 
@@ -161,7 +162,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     options = parser.parse_args()
     rounds, seconds = (1, 5) if options.quick else (5, 30)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     with HostFacts() as host:
         facts = host.facts()
     machine = f"{facts['cpu']['model']}, {facts['cpu']['usable']} cores, Linux {facts['kernel']}"

@@ -56,7 +56,7 @@ def entry(item: Item) -> str:
             lines.append(f"| `{param.name}` | `{param.type}` | {default} | {cell(param.doc)} |")
         parts.append("\n".join(lines) + "\n")
     if item.caveats:
-        parts.append(f"Caveats: {item.caveats}.\n")
+        parts.append(f"Caveats: {item.caveats.removesuffix('.')}.\n")
     return "\n".join(parts)
 
 

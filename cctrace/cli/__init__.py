@@ -97,7 +97,9 @@ def main() -> None:
 def fail(error: CctraceError) -> None:
     """Print an error with its hint on stderr and end with its exit code."""
     # Messages quote what they failed on, which may be the target's own words.
-    click.echo(f"cctrace: {harmless(error.message)}", err=True)
+    # DuckDB's point at a place on a second line; only ours start at the margin.
+    lines = [harmless(line) for line in error.message.split("\n") if line.strip()]
+    click.echo("\n  ".join([f"cctrace: {lines[0] if lines else ''}", *lines[1:]]), err=True)
     if error.hint:
         click.echo(f"hint: {harmless(error.hint)}", err=True)
     sys.exit(error.exit_code)

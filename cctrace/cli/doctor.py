@@ -21,7 +21,7 @@ _WIDTH = 80  # where stdout is no terminal
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def command(*, as_json: bool) -> int:
-    r"""Tell what can be traced on this machine, and the fix for what cannot.
+    """Tell what can be traced on this machine, and the fix for what cannot.
 
     Each check is ok, warn (works, with a limit) or missing; a star marks what NVTX
     tracing needs. One check records a small program for real. The exit status is 0

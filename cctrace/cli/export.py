@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cctrace.cli.output import number, replacing, talk, warn_of_losses
-from cctrace.cli.units import shell_word, size
+from cctrace.cli.output import replacing, talk, warn_of_losses
+from cctrace.cli.units import count, shell_word, size
 
 
 @click.command("export")
@@ -34,7 +34,7 @@ def command(
     output: Path,
     force: bool,  # noqa: FBT001 - click passes flags by name
 ) -> None:
-    r"""Write runs in the format of another tool.
+    """Write runs in the format of another tool.
 
     The .duckdb file holds copies of the data: it needs neither the runs nor
     cctrace, and any DuckDB client opens it.
@@ -53,5 +53,5 @@ def command(
         write_duckdb(opened, temporary)
         written = size(temporary.stat().st_size)
     events = sum(run.events for run in opened)
-    talk(f"Wrote {output} ({number(events)} events, {written})")
+    talk(f"Wrote {output} ({count(events, 'event')}, {written})")
     talk(f'next: duckdb {shell_word(output)} "FROM nvtx LIMIT 10"')

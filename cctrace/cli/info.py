@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import click
 
 from cctrace.cli.output import add_column, add_row, new_table, number, render
 from cctrace.cli.units import harmless, shell_word, size
+from cctrace.errors import EXIT_SIGNAL_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +37,7 @@ _ENDED = {
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 def command(run: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    r"""Show what is in a run, how it ended and what was lost.
+    """Show what is in a run, how it ended and what was lost.
 
     \b
     Example:
@@ -100,9 +103,9 @@ def _facts(run: Run) -> str:
         ("started", f"{started} UTC" if started else "unknown"),
         ("length", "unknown" if duration is None else f"{duration / 1e9:,.3f} s"),
         ("ended", f"{manifest.ended}: {_ENDED.get(manifest.ended, 'unknown')}"),
-        ("exit code", "unknown" if manifest.exit_code is None else str(manifest.exit_code)),
+        ("exit code", _exit_code(manifest)),
         ("recorded by", f"cctrace {manifest.cctrace_version}"),
-        ("host", _host(run)),
+        *zip(("host", ""), _host(run), strict=False),
     ]
     return "\n".join(f"{name:<12}{harmless(str(value))}" for name, value in rows)
 
@@ -113,16 +116,29 @@ def _duration_ns(manifest: Manifest) -> int | None:
     return manifest.stop.monotonic_ns - manifest.start.monotonic_ns
 
 
-def _host(run: Run) -> str:
-    facts = [
-        ("kernel", run.host_fact("kernel")),
-        ("CPU", run.host_fact("cpu", "model")),
+def _exit_code(manifest: Manifest) -> str:
+    code = manifest.exit_code
+    if code is None:
+        return "unknown"
+    if manifest.ended == "target_signal":
+        with contextlib.suppress(ValueError):  # a real-time signal has no name
+            return f"{code} ({signal.Signals(code - EXIT_SIGNAL_BASE).name})"
+    return str(code)
+
+
+def _host(run: Run) -> list[str]:
+    """Two lines: what the machine is, and how it is protected."""
+    machine = [("kernel", run.host_fact("kernel")), ("CPU", run.host_fact("cpu", "model"))]
+    state = [
         ("TEE", run.host_fact("tee", "kind")),
         ("lockdown", run.host_fact("lockdown", "level")),
         ("SWIOTLB", run.host_fact("swiotlb", "state")),
         ("GPU CC", run.host_fact("gpu", "cc_state")),
     ]
-    return ", ".join(f"{name} {value}" for name, value in facts if value) or "unknown"
+    lines = [
+        ", ".join(f"{name} {value}" for name, value in facts if value) for facts in (machine, state)
+    ]
+    return [line for line in lines if line] or ["unknown"]
 
 
 def _sources(manifest: Manifest) -> str:

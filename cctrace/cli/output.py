@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     Command = TypeVar("Command", bound=Callable[..., Any])
 
 FORMATS = ("table", "csv", "json", "parquet", "markdown")
+# What is too wide for the terminal is shown a column a line, up to so many rows.
+RECORD_ROWS = 20
+_TEXT_WIDTH = 16  # narrower than that, folded text is hard to read
+_GAP = 2  # between columns
 TABLE_ROWS = 10_000  # a table is laid out as a whole, so it has to end somewhere
 
 
@@ -264,12 +268,44 @@ def _is_numeric(kind: str) -> bool:
 
 
 def _table(result: Result, rows: list[tuple[Any, ...]]) -> str:
+    names = [harmless(name) for name in result.columns]
+    cells = [[harmless(_cell(value, "")) for value in row] for row in rows]
+    numeric = [_is_numeric(kind) for kind in result.types]
+    fits = not sys.stdout.isatty() or _fits(names, cells, numeric)
+    if not fits and len(rows) <= RECORD_ROWS:
+        return _records(names, cells)
     table = new_table()
-    for name, kind in zip(result.columns, result.types, strict=True):
-        add_column(table, name, numeric=_is_numeric(kind))
-    for row in rows:
-        add_row(table, [_cell(value, "") for value in row])
-    return render(table)
+    for name, is_numeric in zip(names, numeric, strict=True):
+        add_column(table, name, numeric=is_numeric)
+    for row in cells:
+        add_row(table, row)
+    return render(table, whole=not fits)
+
+
+def _fits(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> bool:
+    """Whether the terminal has room for the figures, and some for each text."""
+    from rich.cells import cell_len  # noqa: PLC0415 - as in new_table
+    from rich.console import Console  # noqa: PLC0415 - as in new_table
+
+    width = _GAP * (len(names) - 1)
+    for i, name in enumerate(names):
+        widest = max(cell_len(text) for text in [name, *(row[i] for row in cells)])
+        width += widest if numeric[i] else min(widest, max(_TEXT_WIDTH, cell_len(name)))
+    return width <= Console().width
+
+
+def _records(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Each row as a block of lines, a column each."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415 - as in new_table
+
+    width = max(map(cell_len, names)) + _GAP
+    return "\n".join(
+        "".join(
+            f"{set_cell_size(name, width)}{text}".rstrip() + "\n"
+            for name, text in zip(names, row, strict=True)
+        )
+        for row in cells
+    )
 
 
 def _markdown(result: Result, rows: list[tuple[Any, ...]]) -> str:
@@ -312,13 +348,18 @@ def add_row(table: Any, cells: Iterable[str]) -> None:
     table.add_row(*(Text(harmless(cell)) for cell in cells))
 
 
-def render(table: Any) -> str:
-    """Lay a table out for the terminal, or as wide as it takes where there is none."""
+def render(table: Any, *, whole: bool = False) -> str:
+    """Lay a table out for the terminal, or as wide as it takes where there is none.
+
+    Args:
+        table: From :func:`new_table`.
+        whole: Be as wide as it takes on a terminal too.
+    """
     from rich.console import Console  # noqa: PLC0415 - as in new_table
 
     buffer = io.StringIO()
     # A pipe has no width to fit into, and a cut cell would be lost data.
-    width = None if sys.stdout.isatty() else 100_000
+    width = None if sys.stdout.isatty() and not whole else 100_000
     console = Console(file=buffer, width=width, force_terminal=False, highlight=False)
     console.print(table)
     lines = [line.rstrip() for line in buffer.getvalue().splitlines()]

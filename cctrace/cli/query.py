@@ -12,10 +12,11 @@ from cctrace.cli.output import (
     FORMATS,
     output_options,
     refuse_overwrite,
+    talk,
     warn_of_losses,
     write_result,
 )
-from cctrace.cli.units import harmless
+from cctrace.cli.units import count, harmless
 from cctrace.errors import EXIT_BAD_DATA, EXIT_SIGNAL_BASE, EXIT_USAGE, CctraceError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="Format of the result. Tables show the first 10,000 rows, the others all.",
+    help="Format of the result. Tables show the first 10,000 rows, the others all; "
+    "a few rows too wide for the terminal are shown a column a line.",
 )
 @output_options
 def command(  # noqa: PLR0917 - click passes them by name
@@ -64,7 +66,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     output: Path | None,
     force: bool,  # noqa: FBT001 - as above
 ) -> None:
-    r"""Query one or several runs with SQL, or by the name of a report.
+    """Query one or several runs with SQL, or by the name of a report.
 
     Every table and view has a column `run`. SQL is DuckDB's; it reads these runs
     and nothing else. `-` in the place of SQL reads it from standard input. What
@@ -98,7 +100,9 @@ def command(  # noqa: PLR0917 - click passes them by name
         with open_session(*runs) as session:
             warn_of_losses(session.runs)
             result = _run(session, name, sql, params)
-            write_result(result, kind, output, force=force)
+            rows = write_result(result, kind, output, force=force)
+        if output is not None:
+            talk(f"Wrote {output} ({count(rows, 'row')})")
     except KeyboardInterrupt:
         raise CctraceError("interrupted", None, EXIT_INTERRUPTED) from None
 

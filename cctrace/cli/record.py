@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from cctrace.record.sources import SOURCES
 from cctrace.record.target import block_signals
 
 _MIB = 1 << 20
+_STDERR = 2
 
 
 def _parse_sources(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ def command(
     # Before NumPy starts threads of its own: a thread that does not block a signal
     # is where the kernel delivers it, and there it would end the recorder.
     block_signals()
+    _fill_standard_descriptors()
     from cctrace.record.session import Options, Session  # noqa: PLC0415 - see above
 
     run_dir = output if output is not None else _default_output()
@@ -112,11 +115,23 @@ def command(
         )
     )
     session.start()
-    line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
+    line = _ProgressLine(enabled=not quiet and sys.stderr is not None and sys.stderr.isatty())
     outcome = session.record(line.show)
     line.clear()
-    _summarise(outcome, quiet=quiet)
+    _warn(outcome)
+    if not quiet:
+        _summarise(outcome)
     return session.wait_target()
+
+
+def _fill_standard_descriptors() -> None:
+    """Take descriptors 0 to 2 that are closed, so that no part of the run gets one.
+
+    They are closed again for the command, which is to find what we were given.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= _STDERR:
+        pass
+    os.close(fd)
 
 
 def _default_output() -> Path:
@@ -151,7 +166,7 @@ class _ProgressLine:
         self._last = now
         lost = f", {now.lost:,} lost" if now.lost else ""
         text = (
-            f"cctrace: {now.elapsed_s:.0f} s, {now.processes} processes, "
+            f"cctrace: {now.elapsed_s:.0f} s, {units.count(now.processes, 'process')}, "
             f"{self._rate:,.0f} events/s, {units.size(now.size_bytes)}{lost}"
         )
         self._put(f"\r\x1b[2K\x1b[2m{text}\x1b[0m\r")
@@ -169,7 +184,8 @@ class _ProgressLine:
             self._enabled = False
 
 
-def _summarise(outcome: Outcome, *, quiet: bool) -> None:
+def _warn(outcome: Outcome) -> None:
+    """Say what the run lacks, which --quiet does not silence."""
     manifest = outcome.manifest
     total = manifest.events + manifest.lost
     if manifest.lost:
@@ -179,6 +195,11 @@ def _summarise(outcome: Outcome, *, quiet: bool) -> None:
         _say(f"WARNING: {manifest.lost:,} of {total:,} events lost ({reasons})")
         if "ring_full" in outcome.losses:
             _say("hint: raise --buffer-mb")
+    for source in manifest.sources:
+        if source.state == "refused":
+            _say(f"WARNING: {source.name} was not recorded: {source.reason}")
+            if source.hint:
+                _say(f"hint: {source.hint}")
     for adapter in manifest.adapters:
         if adapter.missing:
             _say(
@@ -187,13 +208,16 @@ def _summarise(outcome: Outcome, *, quiet: bool) -> None:
             )
     for warning in manifest.warnings:
         _say(f"WARNING: {warning}")
-    if quiet:
-        return
+
+
+def _summarise(outcome: Outcome) -> None:
+    manifest = outcome.manifest
     processes = manifest.tables.get("processes", 0)
     _say(
-        f"Wrote {outcome.run_dir} ({manifest.events:,} events, "
-        f"{units.size(manifest.size_bytes)}, {processes} processes)"
+        f"Wrote {outcome.run_dir} ({units.count(manifest.events, 'event')}, "
+        f"{units.size(manifest.size_bytes)}, {units.count(processes, 'process')})"
     )
-    _say(f"next: cctrace query {units.shell_word(outcome.run_dir)} --name nvtx_summary")
+    name = "nvtx_summary" if manifest.tables.get("nvtx") else "processes"
+    _say(f"next: cctrace query {units.shell_word(outcome.run_dir)} --name {name}")
     if manifest.exit_code is None:
         _say("the command goes on; cctrace waits for it")

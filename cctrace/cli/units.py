@@ -26,6 +26,12 @@ def size(size_bytes: int) -> str:
     return f"{value:.1f} TB"
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 process, 1,009 processes."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural}"
+
+
 def shell_word(path: Path) -> str:
     """The path as one word for a shell."""
     return shlex.quote(str(path))

@@ -8,13 +8,16 @@ its loss counters are taken and the memory is given back.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cctrace.record.clock import now_ns
 from cctrace.record.dictionary import ProcessKeys, RunKeys
 from cctrace.record.layout import Geometry
+from cctrace.record.limits import fitting, leaves_descriptors, live_tids
 from cctrace.record.losses import NVTX, LossLedger
 from cctrace.record.nvtx import NvtxProcess, Rows
 from cctrace.record.segment import Chunk, OpenFrames, Segment
@@ -78,7 +81,10 @@ class Images:
         Raises:
             OSError: No memory or descriptors left, or too many images.
         """
-        segment = Segment(self._geometry, 0)
+        segment = Segment(fitting(self._geometry, peer.pid), 0)
+        if not leaves_descriptors(segment.fd):
+            segment.close()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         keys = ProcessKeys(self.run_keys)
         image = Image(token, peer.pid, NvtxProcess(peer.pid, keys, self._earliest_ns), [segment])
         with self._lock:
@@ -99,12 +105,8 @@ class Images:
                 return None
             if len(image.segments) >= _MAX_SEGMENTS:
                 return None
-            geometry = Geometry(
-                self._geometry.slots,
-                self._geometry.ring_records,
-                self._geometry.stack_frames,
-                dict_bytes=0,
-            )
+            _end_silent_threads(image)
+            geometry = fitting(replace(self._geometry, dict_bytes=0), peer.pid)
             segment = Segment(geometry, len(image.segments))
             image.segments.append(segment)
             return segment
@@ -186,6 +188,8 @@ class Images:
             rows += image.process.open_rows(frames, now, self._ledger)
         for image in over:
             rows += image.process.finish(self._ledger)
+            if all(segment.is_untouched() for segment in image.segments):
+                self._ledger.add(NVTX, "untraced", 1, pid=image.pid)
             for segment in image.segments:
                 segment.close()
         return rows
@@ -212,3 +216,16 @@ class Images:
         keys.bad = 0
         self._thread_names += [(image.pid, t, name) for t, name in keys.thread_names.items()]
         keys.thread_names.clear()
+
+
+def _end_silent_threads(image: Image) -> None:
+    """Free the slots of threads that ended without saying so."""
+    # Slots first: a thread that claims one after this is no concern of ours, and
+    # one that is not in the later list is gone.
+    held = [(s, slot, tid) for s in image.segments for slot, tid in s.live_slots()]
+    there = live_tids(image.pid)
+    if there is None:
+        return
+    for segment, slot, tid in held:
+        if tid not in there:
+            segment.end_slot(slot)

@@ -25,7 +25,7 @@ NOT_EVENTS: Final = frozenset(
         "bad_message",
         "bad_ring",
         "bad_frame",
-        "late_process",
+        "untraced",
     }
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cctrace.errors import EXIT_FAILED, CctraceError
-from cctrace.store.manifest import MANIFEST_NAME
+from cctrace.store.manifest import MANIFEST_NAME, RECORDING, read_manifest
 
 _RESERVE_NAME: Final = ".reserve"
 _RESERVE_BYTES: Final = 512 * 1024  # manifest and the table of losses
@@ -46,6 +46,7 @@ def create_run_dir(path: Path, *, force: bool) -> OldRun | None:
         CctraceError: Something is there already, or the place cannot be written.
     """
     old: OldRun | None = None
+    made = False
     try:
         if path.is_dir() and not any(path.iterdir()):
             _probe(path)
@@ -54,8 +55,14 @@ def create_run_dir(path: Path, *, force: bool) -> OldRun | None:
             _check_replaceable(path, force=force)
             old = OldRun(path)
         path.mkdir(parents=True)
+        made = True
         _probe(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            if made:
+                path.rmdir()
+            if old is not None:
+                old.restore()
         raise CctraceError(
             f"cannot write a run to {path}: {error.strerror or error}",
             "name another place with -o",
@@ -76,6 +83,21 @@ def _check_replaceable(path: Path, *, force: bool) -> None:
         raise CctraceError(
             f"{path} exists", "add --force to replace that run, or name another place with -o"
         )
+    recorder = _recorder(path)
+    if recorder is not None:
+        raise CctraceError(
+            f"{path} is being recorded right now, by process {recorder}",
+            "wait for it, or name another place with -o",
+        )
+
+
+def _recorder(path: Path) -> int | None:
+    """Process that is recording the run: both would write into one directory."""
+    try:
+        manifest = read_manifest(path)
+    except CctraceError:  # damaged, or of another version: it may be replaced
+        return None
+    return manifest.recorder.pid if manifest.ended == RECORDING else None
 
 
 def _probe(path: Path) -> None:

@@ -150,6 +150,23 @@ class Segment:
             open_frames.append(OpenFrames(left.tid, left.frames[still_open]))
         return chunks, open_frames
 
+    def live_slots(self) -> list[tuple[int, int]]:
+        """Slots that threads hold: slot, tid."""
+        live = np.flatnonzero(self._slots["state"] == layout.SLOT_LIVE)
+        return [(int(slot), _as_tid(self._slots["tid"][slot])) for slot in live]
+
+    def end_slot(self, slot: int) -> None:
+        """Say for a thread that is gone what it did not: its slot is to be freed.
+
+        A raw SYS_exit runs no destructors.
+        """
+        self._slots["state"][slot] = layout.SLOT_EXITED
+
+    def is_untouched(self) -> bool:
+        """Whether the process never wrote to it: it could not map it, or is gone."""
+        claimed = self._slots["claimed_ns"].any() or self._slots["head"].any()
+        return not claimed and not self._header["dict_head"][0]
+
     def count_losses(self, ledger: LossLedger, pid: int) -> None:
         """Add to the ledger what the agent has counted since the last call."""
         with self._losses_lock:

@@ -35,6 +35,9 @@ _PREFIX: Final = "cctrace-"
 _PEERCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 _PATIENCE_S: Final = 2.0  # for a peer that connects and says nothing
 _MAX_PEERS: Final = 256
+# A pool of workers forks at once; who finds no place in the queue waits for seconds.
+_BACKLOG: Final = 4096
+_PATH_MAX_BYTES: Final = 107  # sockaddr_un.sun_path less its final NUL (unix(7))
 _BREATH_S: Final = 0.05
 
 
@@ -70,7 +73,11 @@ class Handlers:
 
 def remove_stale_directories() -> None:
     """Remove what recorders that were killed have left in the temporary directory."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError:  # there is none that can be written
+        return
+    for path in place.glob(f"{_PREFIX}*-*"):
         pid = path.name[len(_PREFIX) :].split("-")[0]
         with contextlib.suppress(OSError):
             if (
@@ -95,6 +102,13 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+def _place() -> str:
+    """The temporary directory, or /tmp where its path is too long for a socket's."""
+    place = tempfile.gettempdir()
+    name = f"{_PREFIX}{os.getpid()}-xxxxxxxx/agent.sock"
+    return place if len(os.fsencode(f"{place}/{name}")) <= _PATH_MAX_BYTES else "/tmp"  # noqa: S108 - mkdtemp
+
+
 class HandoverServer:
     """Answers hello, more and report until closed.
 
@@ -110,14 +124,14 @@ class HandoverServer:
         self._handlers = handlers
         self._ledger = ledger
         # mkdtemp makes it 0700.
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_place()))
         self._lock_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         self.path = self._directory / "agent.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.bind(str(self.path))
-            self._socket.listen(_MAX_PEERS)
+            self._socket.listen(_BACKLOG)
         except OSError:
             self._socket.close()
             shutil.rmtree(self._directory, ignore_errors=True)

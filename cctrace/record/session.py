@@ -30,6 +30,7 @@ from cctrace.record.losses import LossLedger
 from cctrace.record.memory import keep_freed_memory
 from cctrace.record.nvtx import to_table
 from cctrace.record.rundir import Reserve, create_run_dir
+from cctrace.record.segment import Segment
 from cctrace.record.sources import SOURCES
 from cctrace.record.tree import ProcessTree
 from cctrace.record.writer import TableWriter
@@ -134,6 +135,7 @@ class Session:
         self._threads: list[threading.Thread] = []
         self._target: target.Target | None = None
         self._traced = 0
+        self._traced_pids: set[int] = set()
         self._reports_lock = threading.Lock()
         self._manifest = m.Manifest(
             cctrace_version=VERSION,
@@ -230,6 +232,7 @@ class Session:
         try:
             agent = resources.native_library("libcctrace_agent.so")
             emit = resources.native_library("libcctrace_emit.so")
+            Segment(self._options.geometry(), 0).close()  # can we make any at all?
             self._server = server.HandoverServer(
                 server.Handlers(
                     is_traced=self._tree.is_traced,
@@ -266,8 +269,14 @@ class Session:
             self._old_run.restore()
 
     def _hello(self, peer: server.Peer, token: int) -> Any:
-        segment = self._images.hello(peer, token)
+        try:
+            segment = self._images.hello(peer, token)
+        except OSError as error:
+            self._ledger.add(losses.NVTX, "untraced", 1, pid=peer.pid)
+            self._warn(f"not every process could be traced: {error.strerror or error}")
+            raise
         self._traced += 1
+        self._traced_pids.add(peer.pid)
         return segment
 
     def _take_report(self, peer: server.Peer, report: dict[str, Any]) -> None:
@@ -385,10 +394,22 @@ class Session:
         manifest.ended = self._how_it_ended(running)
         if running.exit_code is not None and (left := len(self._tree.running())):
             self._warn(f"{left} of the target's processes were still running at the end")
-        if not self._traced and "nvtx" in self._options.sources:
-            self._warn("no program of the target made an NVTX call")
+        if self._server is not None:
+            self._warn_of_other_users()
+            if not self._traced:
+                self._warn("no program of the target made an NVTX call")
         self._last_words()
         return Outcome(self._run_dir, manifest, self._ledger.by_reason(), self._traced)
+
+    def _warn_of_other_users(self) -> None:
+        others = self._tree.of_other_users()
+        untraced = sorted(others.keys() - self._traced_pids)
+        if untraced:
+            self._warn(
+                f"NVTX calls of {len(untraced)} processes of other users could not be recorded "
+                f"(the first: {untraced[0]}, user {others[untraced[0]]}): "
+                "run cctrace as that user"
+            )
 
     def _last_words(self) -> None:
         self._reserve.release()

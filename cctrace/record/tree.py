@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from cctrace.errors import EXIT_SIGNAL_BASE
 from cctrace.record.clock import now_ns, ticks_to_monotonic_ns
+from cctrace.record.limits import leaves_descriptors
 from cctrace.schema import TABLES
 from cctrace.store.manifest import Anchor, start_ticks
 
@@ -70,6 +71,7 @@ class Process:
         threads: By tid; a tid used again replaces the entry after ``ended``.
         end_ns: When it ended; None while it runs.
         exit_code: Exit status, 128 + n for signal n; None: unknown.
+        other_uid: Its user, where that is neither ours nor root.
     """
 
     pid: int
@@ -81,9 +83,17 @@ class Process:
     cmdline: str | None
     threads: dict[int, Thread] = field(default_factory=dict)
     ended_threads: list[Thread] = field(default_factory=list)
+    ended_tids: set[int] = field(default_factory=set)
     end_ns: int | None = None
     exit_code: int | None = None
+    other_uid: int | None = None
     pidfd: int = -1
+
+    def add_ended(self, thread: Thread, end_ns: int) -> None:
+        """Take in a thread that is gone."""
+        thread.end_ns = end_ns
+        self.ended_threads.append(thread)
+        self.ended_tids.add(thread.tid)
 
 
 class ProcessTree:
@@ -109,9 +119,9 @@ class ProcessTree:
         }
         self._running: dict[int, Process] = {}
         self._ended: list[Process] = []
-        # Start times of the last of each pid that ended: until it is reaped, /proc
-        # shows it as if it were there.
-        self._ended_ticks: dict[int, int] = {}
+        # The last of each pid that ended: until it is reaped, /proc shows it as if it
+        # were there.
+        self._last_ended: dict[int, Process] = {}
         self._unreaped: list[tuple[float, Process]] = []
         self._poll = select.poll()
         self._by_fd: dict[int, Process] = {}
@@ -141,8 +151,11 @@ class ProcessTree:
     def is_traced(self, pid: int) -> bool:
         """Whether ``pid`` descends from the recorder; takes it into the tree if so."""
         with self._lock:
-            if pid in self._running:
-                return True
+            known = self._running.get(pid)
+            if known is not None:
+                if start_ticks(pid) in {known.ticks, None}:
+                    return True
+                self._end(known)  # its pid is another's already
             if pid == self._own_pid:
                 return False
             at = pid
@@ -163,10 +176,9 @@ class ProcessTree:
                 process.exit_code = exit_code
                 self._end(process)
                 return
-            for ended in reversed(self._ended):
-                if ended.pid == pid and ended.exit_code is None:
-                    ended.exit_code = exit_code
-                    return
+            ended = self._last_ended.get(pid)
+            if ended is not None and ended.exit_code is None:
+                ended.exit_code = exit_code
 
     def describe(self, pid: int, exe: str | None, cmdline: str) -> None:
         """Say what ``pid`` runs, where it ended before /proc could be read."""
@@ -187,6 +199,12 @@ class ProcessTree:
         with self._lock:
             return list(self._running)
 
+    def of_other_users(self) -> dict[int, int]:
+        """Uid by pid of processes that may not enter what belongs to us alone."""
+        with self._lock:
+            known = [*self._ended, *self._running.values()]
+            return {p.pid: p.other_uid for p in known if p.other_uid is not None}
+
     def name_thread(self, pid: int, tid: int, name: str) -> None:
         """Take the name the program itself gave to a thread (NVTX)."""
         with self._lock:
@@ -203,19 +221,14 @@ class ProcessTree:
             ts_ns: Time of its first event.
         """
         with self._lock:
-            process = self._running.get(pid)
-            if process is None:
-                process = next((p for p in reversed(self._ended) if p.pid == pid), None)
-            if process is None or tid in process.threads:
-                return
-            if any(t.tid == tid for t in process.ended_threads):
+            process = self._running.get(pid) or self._last_ended.get(pid)
+            if process is None or tid in process.threads or tid in process.ended_tids:
                 return
             thread = Thread(tid, ts_ns, _thread_start_ns(pid, tid, self._anchor), _comm(pid, tid))
             if process.end_ns is None and thread.name is not None:
                 process.threads[tid] = thread
                 return
-            thread.end_ns = process.end_ns or now_ns()
-            process.ended_threads.append(thread)
+            process.add_ended(thread, process.end_ns or now_ns())
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The tables ``processes`` and ``threads`` as known now, by start."""
@@ -292,7 +305,8 @@ class ProcessTree:
         ticks = start_ticks(pid)
         if ticks is None or (pid, ticks) in self._helpers:
             return
-        if self._ended_ticks.get(pid) == ticks:
+        ended = self._last_ended.get(pid)
+        if ended is not None and ended.ticks == ticks:
             return
         process = Process(
             pid=pid,
@@ -307,6 +321,9 @@ class ProcessTree:
             process.pidfd = os.pidfd_open(pid)
         except OSError:
             return  # gone already, or a zombie that was reaped
+        if not leaves_descriptors(process.pidfd):
+            _close_fd(process)
+            return
         _read_program(process)
         self._running[pid] = process
         self._by_fd[process.pidfd] = process
@@ -329,9 +346,7 @@ class ProcessTree:
         if tids and len(tids) != len(process.threads):
             there = set(tids)
             for tid in [t for t in process.threads if t not in there]:
-                thread = process.threads.pop(tid)
-                thread.end_ns = now
-                process.ended_threads.append(thread)
+                process.add_ended(process.threads.pop(tid), now)
         # A process is often caught between fork and exec, so a young one is read
         # every time.
         if names or now - process.first_ns < _YOUNG_NS:
@@ -347,7 +362,7 @@ class ProcessTree:
         self._poll.unregister(process.pidfd)
         del self._by_fd[process.pidfd]
         self._ended.append(process)
-        self._ended_ticks[process.pid] = process.ticks
+        self._last_ended[process.pid] = process
         self._unreaped.append((time.monotonic() + _REAP_PATIENCE_S, process))
         self._on_exit(process.pid)
 
@@ -416,6 +431,10 @@ def _read_program(process: Process) -> None:
     with contextlib.suppress(OSError):
         link = os.readlink(f"/proc/{process.pid}/exe")  # noqa: PTH115 - hot
         process.exe = os.fsencode(link).decode("utf-8", "replace")
+    with contextlib.suppress(OSError):
+        # Root's is also what may not be dumped, whoever it belongs to.
+        uid = os.stat(f"/proc/{process.pid}").st_uid  # noqa: PTH116 - hot
+        process.other_uid = uid if uid not in {os.geteuid(), 0} else None
     raw = _read(f"/proc/{process.pid}/cmdline", _CMDLINE_MAX_BYTES)
     if raw:
         words = raw.rstrip(b"\0").decode("utf-8", "replace").split("\0")

@@ -1,6 +1,7 @@
 """Reasons for lost data: what each means and whether it cost an event.
 
-docs/run-format.md lists them for the user; a test keeps the two equal.
+docs/run-format.md lists them for the user. Tests keep the two equal, and these equal
+to what the agent and the recorder count.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ REASONS: dict[str, Reason] = {
     "bad_frame": Reason(False, "entry of the stack of open ranges that makes no sense"),
     "bad_dictionary": Reason(False, "entry of the string table that makes no sense"),
     "bad_message": Reason(False, "message on the hand-over socket that makes no sense"),
+    "untraced": Reason(False, "process that asked for memory and could not be given or map it"),
     "unknown_key": Reason(False, "event kept; its name was not in the string table"),
     "orphan_end": Reason(True, "end of a start/end range whose start was not seen"),
-    "late_process": Reason(False, "process seen too late to know all of it; count: processes"),
-    "queue_full": Reason(True, "the disk did not keep up with the recorder"),
     "disk_full": Reason(True, "no space left in the run's file system"),
+    "write_failed": Reason(True, "the run could not be written for another reason"),
+    "recorder_error": Reason(True, "a fault of the recorder itself; its warning names it"),
 }
 
 

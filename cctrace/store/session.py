@@ -18,6 +18,7 @@ from cctrace.errors import (
     EXIT_USAGE,
     CctraceError,
 )
+from cctrace.schema import TABLES
 from cctrace.store import connection, sandbox
 from cctrace.store.run import Run, open_runs
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 65_536
 _EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 _MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
-
+_NOT_OF_THE_FILES = (*_MISTAKES, duckdb.PermissionException)
 _CALCULATION = (duckdb.DataError, duckdb.OutOfMemoryException, duckdb.NotSupportedError)
 
 
@@ -227,17 +228,19 @@ class Session:
         names_run = any(f"{root}/" in text for root in self._roots.values())
         for path, root in self._roots.items():
             text = text.replace(f"{root}/", f"{path}/")
+        # DuckDB takes the name of a missing file for a pattern, and refuses that.
+        gone = self._find_gone(text)
+        if gone or (names_run and not isinstance(error, _NOT_OF_THE_FILES)):
+            return CctraceError(
+                f"{gone} is gone" if gone else f"cannot read the run: {text}",
+                "if the run is still being recorded, its parts were just merged: open it again",
+                EXIT_BAD_DATA,
+            )
         if isinstance(error, duckdb.PermissionException):
             return CctraceError(
                 f"a query cannot reach outside the run: {text}",
                 "read from the run's views; save results with -o FILE",
                 EXIT_USAGE,
-            )
-        if names_run and not isinstance(error, _MISTAKES):
-            return CctraceError(
-                f"cannot read the run: {text}",
-                "if it is still being recorded, ask again: its parts were just merged",
-                EXIT_BAD_DATA,
             )
         if isinstance(error, _MISTAKES):
             return CctraceError(text, "`cctrace query RUN 'SHOW TABLES'` lists what is there", 2)
@@ -249,6 +252,11 @@ class Session:
                 EXIT_BAD_DATA,
             )
         return CctraceError(f"the query failed: {text}", None, EXIT_FAILED)
+
+    def _find_gone(self, text: str) -> Path | None:
+        """The part named in ``text`` that was there when the run was opened."""
+        parts = (p.path for run in self.runs for name in TABLES for p in run.parts(name))
+        return next((path for path in parts if str(path) in text and not path.exists()), None)
 
     def _find_damage(self) -> tuple[Path, str] | None:
         return next((found for run in self.runs if (found := run.find_damage())), None)

@@ -30,6 +30,23 @@ bounded() {
 	}
 }
 
+# vLLM's own library is linked against libnuma, which no wheel carries: without it
+# the engine starts, and ends with an AttributeError about init_cpu_memory_env.
+has_numa() {
+	"$PYTHON" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null
+}
+if ! has_numa && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	echo "setup.sh: installing by apt: libnuma1" >&2
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null
+fi
+if ! has_numa; then
+	echo "setup.sh: vLLM for the CPU needs libnuma.so.1" >&2
+	echo "setup.sh: hint: sudo apt-get install libnuma1 (numactl-libs on Fedora)" >&2
+	exit 1
+fi
+
 if [ ! -x "$VENV/bin/python" ]; then
 	"$PYTHON" -m venv "$VENV"
 fi
@@ -55,7 +72,7 @@ PYTHON
 printf 'torch==%s\nsetuptools==%s\n' "$TORCH" "$SETUPTOOLS" >"$VENV/vllm-constraints.txt"
 # nvtx: vLLM's own scopes go through it; without it the adapter wraps instead.
 pip install --quiet -c "$VENV/vllm-constraints.txt" -r "$VENV/vllm-requirements.txt" nvtx
-"$VENV/bin/python" -c 'import nvtx, torch, transformers, vllm'
+"$VENV/bin/python" -c 'import nvtx, torch, transformers, vllm, vllm._C'
 
 rm -f "$VENV"/.cctrace-vllm-*
 : >"$stamp"

@@ -7,6 +7,7 @@
  *   calls.h      what they share: attributes in, events out
  *   events.h     the hot path: thread state, rings, open stacks
  *   state.c      process images (fork), segments, slots, threads
+ *   overflow.c   pushes beyond the open stack
  *   dict.c       from names to keys: dictionary log, lookup table
  *   handles.c    domains, registered strings, names of categories and threads
  *   text.c       UTF-8
@@ -21,6 +22,7 @@
 #define CCTRACE_AGENT_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -58,8 +60,9 @@ struct cct_cached {
 
 /* A thread's half of its slot; nobody else looks at it. */
 struct cct_thread {
-	uint32_t armed; /* epoch: ready; CCT_BUSY: inside an event */
-	uint32_t epoch; /* process image the slot belongs to */
+	uint32_t armed;  /* epoch: ready; CCT_BUSY: inside an event */
+	uint32_t epoch;  /* process image the slot belongs to */
+	uintptr_t entry; /* the event under way: its place on the stack */
 	struct cct_slot *slot;
 	struct cct_record *ring;
 	uint64_t mask;
@@ -144,23 +147,30 @@ extern __thread struct cct_thread *cct_tls __attribute__((tls_model("initial-exe
 
 /* state.c */
 bool cct_state_init(void);
-struct cct_thread *cct_enter_slow(void);
+struct cct_thread *cct_enter_slow(uintptr_t here); /* the caller's place on the stack */
 void cct_lose_in_image(enum cct_loss reason);
 void cct_lose(struct cct_loss_count *losses, enum cct_loss reason, uint64_t now_ns);
 void *cct_alloc(size_t bytes);     /* zeroed, never freed; lock held */
 void *cct_map_image(size_t bytes); /* zeroed, dropped by forked children; lock held */
 
-/* Brackets calls that may block on the lock, so that an event which a signal
- * handler brings meanwhile sees that its thread is occupied. */
+/* The lock is never held by a thread that takes signals: a handler may leave by
+ * siglongjmp, and would leave the lock behind. Also keeps errno. */
+struct cct_hold {
+	sigset_t signals;
+	int saved_errno;
+};
+void cct_lock(struct cct_hold *hold);
+void cct_unlock(const struct cct_hold *hold);
+
+/* Brackets what happens outside of events and may take the lock: marks the thread
+ * as occupied for what it calls in turn, and keeps signals and cancellation away. */
 struct cct_guard {
 	struct cct_thread *tls;
-	int saved_errno;
+	struct cct_hold hold;
 	int cancel_state;
 };
 bool cct_guard_enter(struct cct_guard *guard); /* false: occupied already */
 void cct_guard_leave(struct cct_guard *guard);
-void cct_lock(void);
-void cct_unlock(void);
 bool cct_attach_locked(void); /* true: the image has a segment */
 
 /* dict.c */
@@ -194,6 +204,7 @@ uint32_t cct_utf8_from_wide(const wchar_t *wide, char *out, uint32_t *flags);
 
 /* wire.c */
 bool cct_wire_init(void); /* false: no socket named */
+/* NULL: errno is that of a want that may pass (EMFILE, ENFILE, ENOBUFS) or another. */
 struct cct_segment *cct_wire_request(enum cct_request_type type, uint64_t *token,
 				     size_t *bytes);
 void cct_debug(const char *what, int error);

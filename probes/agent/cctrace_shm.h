@@ -22,9 +22,11 @@
 #define CCT_SHM_VERSION 1u
 
 enum cct_slot_state {
-	CCT_SLOT_FREE = 0,   /* recorder: may be claimed */
-	CCT_SLOT_LIVE = 1,   /* agent: claimed by a thread */
-	CCT_SLOT_EXITED = 2, /* agent: its thread ended; recorder drains, then frees */
+	CCT_SLOT_FREE = 0, /* recorder: may be claimed */
+	CCT_SLOT_LIVE = 1, /* agent: claimed by a thread */
+	/* agent: its thread ended, and the recorder drains, then frees; or the
+	 * recorder, for a thread that ended without telling */
+	CCT_SLOT_EXITED = 2,
 };
 
 /* Why something was lost. The order is that of LOSS_REASONS in layout.py. */

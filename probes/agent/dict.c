@@ -8,7 +8,6 @@
  * into a new table; the old one stays for readers that still hold it.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -189,13 +188,12 @@ uint32_t cct_domain_id_locked(struct cct_domain *domain)
 
 uint32_t cct_domain_id_slow(struct cct_domain *domain)
 {
-	int saved_errno = errno;
+	struct cct_hold hold;
 	uint32_t id;
 
-	cct_lock();
+	cct_lock(&hold);
 	id = cct_domain_id_locked(domain);
-	cct_unlock();
-	errno = saved_errno;
+	cct_unlock(&hold);
 	return id;
 }
 
@@ -230,7 +228,7 @@ static uint32_t key_of(struct cct_thread *thread, struct cct_domain *domain,
 		       const char **content)
 {
 	struct cct_image *image = cct_image;
-	int saved_errno = errno;
+	struct cct_hold hold;
 	uint64_t hash;
 	uint32_t key;
 
@@ -244,10 +242,9 @@ static uint32_t key_of(struct cct_thread *thread, struct cct_domain *domain,
 	key = find(atomic_load_explicit(&image->table, memory_order_acquire), hash,
 		   entry, text, content);
 	if (key == 0 && !image->dict_full) {
-		cct_lock();
+		cct_lock(&hold);
 		key = add_name(hash, entry, text, content);
-		cct_unlock();
-		errno = saved_errno;
+		cct_unlock(&hold);
 	}
 	if (key == 0)
 		cct_lose(thread->slot->losses, CCT_LOSS_STRING_TABLE_FULL, 0);
@@ -316,12 +313,11 @@ uint32_t cct_key_of_wide(struct cct_thread *thread, struct cct_domain *domain,
 	if (text == NULL)
 		return cct_key_of_text(thread, domain, NULL, category, color, flags);
 	if (thread->scratch == NULL) {
-		int saved_errno = errno;
+		struct cct_hold hold;
 
-		cct_lock();
+		cct_lock(&hold);
 		thread->scratch = cct_alloc(CCT_TEXT_MAX);
-		cct_unlock();
-		errno = saved_errno;
+		cct_unlock(&hold);
 		if (thread->scratch == NULL)
 			return cct_key_of_text(thread, domain, NULL, category, color,
 					       flags);

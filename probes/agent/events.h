@@ -24,8 +24,12 @@ static inline struct cct_thread *cct_enter(void)
 	struct cct_thread *thread = cct_tls;
 	uint32_t epoch = atomic_load_explicit(&cct_image->epoch, memory_order_relaxed);
 
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+
 	if (CCT_UNLIKELY(thread->armed != epoch))
-		return cct_enter_slow();
+		return cct_enter_slow(here);
+	thread->entry = here;
+	atomic_signal_fence(memory_order_seq_cst);
 	thread->armed = CCT_BUSY;
 	atomic_signal_fence(memory_order_seq_cst);
 	return thread;

@@ -73,6 +73,7 @@ struct cct_domain *cct_domain_create(const char *text, const wchar_t *wide)
 {
 	struct cct_domain *domain;
 	struct cct_guard guard;
+	struct cct_hold hold;
 	struct text name;
 
 	if (text == NULL && wide == NULL)
@@ -81,7 +82,7 @@ struct cct_domain *cct_domain_create(const char *text, const wchar_t *wide)
 		cct_lose_in_image(CCT_LOSS_REENTRANT);
 		return NULL;
 	}
-	cct_lock();
+	cct_lock(&hold);
 	name = text_of(text, wide);
 	domain = find_domain(&name);
 	if (domain == NULL)
@@ -96,7 +97,7 @@ struct cct_domain *cct_domain_create(const char *text, const wchar_t *wide)
 	}
 	if (domain != NULL)
 		domain->users++;
-	cct_unlock();
+	cct_unlock(&hold);
 	cct_guard_leave(&guard);
 	return domain;
 }
@@ -117,6 +118,7 @@ struct cct_string *cct_string_register(struct cct_domain *domain, const char *te
 {
 	struct cct_string *string;
 	struct cct_guard guard;
+	struct cct_hold hold;
 	struct text name;
 	uint32_t bucket;
 
@@ -126,7 +128,7 @@ struct cct_string *cct_string_register(struct cct_domain *domain, const char *te
 		cct_lose_in_image(CCT_LOSS_REENTRANT);
 		return NULL;
 	}
-	cct_lock();
+	cct_lock(&hold);
 	name = text_of(text, wide);
 	bucket = bucket_of(&name, domain);
 	string = find_string(strings[bucket], domain, &name);
@@ -141,7 +143,7 @@ struct cct_string *cct_string_register(struct cct_domain *domain, const char *te
 			__atomic_store_n(&strings[bucket], string, __ATOMIC_RELEASE);
 		}
 	}
-	cct_unlock();
+	cct_unlock(&hold);
 	cct_guard_leave(&guard);
 	return string;
 }
@@ -209,6 +211,7 @@ static bool keep_label(const struct label *wanted)
 static void set_label(struct label *label, const char *text, const wchar_t *wide)
 {
 	struct cct_guard guard;
+	struct cct_hold hold;
 	struct text name;
 
 	if (text == NULL && wide == NULL)
@@ -217,14 +220,14 @@ static void set_label(struct label *label, const char *text, const wchar_t *wide
 		cct_lose_in_image(CCT_LOSS_REENTRANT);
 		return;
 	}
-	cct_lock();
+	cct_lock(&hold);
 	name = text_of(text, wide);
 	label->text = name.start;
 	label->bytes = name.bytes;
 	label->flags = name.flags;
 	if (cct_attach_locked() && keep_label(label))
 		append_label(label);
-	cct_unlock();
+	cct_unlock(&hold);
 	cct_guard_leave(&guard);
 }
 

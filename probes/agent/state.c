@@ -22,6 +22,9 @@ enum {
 	ARENA_CHUNK_BYTES = 1 << 16,
 	INHERITED_MAX = 128,
 	NO_SLOT_RETRY = 1024, /* events without a slot between two searches */
+	/* What the kernel puts on the stack below an interrupted frame is more
+	 * (x86-64: siginfo, ucontext and the 512 bytes of FXSAVE). */
+	SIGNAL_FRAME_BYTES = 1024,
 	/* glibc runs a key's destructor up to PTHREAD_DESTRUCTOR_ITERATIONS (4)
 	 * times; ours waits for the last but one, as others may still emit. */
 	EXIT_ROUNDS = 3,
@@ -42,6 +45,7 @@ struct cct_image *cct_image;
 static uint32_t generation;
 static uint32_t serials;
 static pthread_key_t exit_key;
+static bool has_exit_key;
 static struct cct_thread *free_threads;
 static char *arena;
 static size_t arena_left;
@@ -107,22 +111,44 @@ void *cct_map_image(size_t bytes)
 	return memory;
 }
 
-void cct_lock(void)
+/* All signals but those that the thread itself brings on. */
+static void block_signals(struct cct_hold *hold)
 {
+	static const int own[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
+				  SIGTRAP, SIGABRT, SIGSYS};
+	sigset_t all;
+
+	hold->saved_errno = errno;
+	sigfillset(&all);
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(&all, own[i]);
+	pthread_sigmask(SIG_BLOCK, &all, &hold->signals);
+}
+
+static void restore_signals(const struct cct_hold *hold)
+{
+	pthread_sigmask(SIG_SETMASK, &hold->signals, NULL);
+	errno = hold->saved_errno;
+}
+
+void cct_lock(struct cct_hold *hold)
+{
+	block_signals(hold);
 	pthread_mutex_lock(&cct_image->lock);
 }
 
-void cct_unlock(void)
+void cct_unlock(const struct cct_hold *hold)
 {
 	pthread_mutex_unlock(&cct_image->lock);
+	restore_signals(hold);
 }
 
 bool cct_guard_enter(struct cct_guard *guard)
 {
-	guard->saved_errno = errno;
 	guard->tls = cct_tls;
 	if (guard->tls == &occupied || guard->tls->armed == CCT_BUSY)
 		return false;
+	block_signals(&guard->hold);
 	/* connect, send and recv are cancellation points: a cancelled thread
 	 * must not leave with the lock held. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &guard->cancel_state);
@@ -136,7 +162,7 @@ void cct_guard_leave(struct cct_guard *guard)
 	atomic_signal_fence(memory_order_seq_cst);
 	cct_tls = guard->tls;
 	pthread_setcancelstate(guard->cancel_state, NULL);
-	errno = guard->saved_errno;
+	restore_signals(&guard->hold);
 }
 
 void cct_lose(struct cct_loss_count *losses, enum cct_loss reason, uint64_t when_ns)
@@ -214,19 +240,22 @@ static void new_image(void)
 	atomic_store_explicit(&cct_image->epoch, generation, memory_order_release);
 }
 
-static bool get_segment(enum cct_request_type type)
+enum got { GOT, NOT_NOW, NEVER };
+
+static enum got get_segment(enum cct_request_type type)
 {
 	struct cct_image *image = cct_image;
 	struct cct_map *map = &image->maps[image->segments];
 
 	if (image->segments == CCT_SEGMENTS_MAX)
-		return false;
+		return NEVER;
 	map->segment = cct_wire_request(type, &image->token, &map->bytes);
 	if (map->segment == NULL)
-		return false;
+		return errno == EMFILE || errno == ENFILE || errno == ENOBUFS ? NOT_NOW
+									      : NEVER;
 	own(map->segment, map->bytes);
 	image->segments++;
-	return true;
+	return GOT;
 }
 
 bool cct_attach_locked(void)
@@ -236,8 +265,11 @@ bool cct_attach_locked(void)
 	if (atomic_load_explicit(&image->epoch, memory_order_relaxed) == 0)
 		new_image();
 	if (image->status == CCT_UNDECIDED) {
-		bool ok = get_segment(CCT_REQ_HELLO) && cct_dict_init_locked();
+		enum got got = get_segment(CCT_REQ_HELLO);
+		bool ok = got == GOT && cct_dict_init_locked();
 
+		if (got == NOT_NOW)
+			return false;
 		atomic_store_explicit(&image->status, ok ? CCT_ATTACHED : CCT_DISABLED,
 				      memory_order_release);
 		if (ok)
@@ -289,11 +321,17 @@ static bool claim_slot(struct cct_thread *thread)
 	for (uint32_t i = 0; i < image->segments; i++)
 		if (claim_in(image->maps[i].segment, thread))
 			return true;
-	if (image->no_more || !get_segment(CCT_REQ_MORE)) {
+	if (image->no_more)
+		return false;
+	switch (get_segment(CCT_REQ_MORE)) {
+	case GOT:
+		return claim_in(image->maps[image->segments - 1].segment, thread);
+	case NEVER:
 		image->no_more = true; /* it may be slow to refuse: ask once */
 		return false;
+	default:
+		return false;
 	}
-	return claim_in(image->maps[image->segments - 1].segment, thread);
 }
 
 /* Gives the thread its place in this image: a struct with a slot, or the
@@ -308,7 +346,7 @@ static struct cct_thread *place_locked(struct cct_thread *thread)
 			thread->next = free_threads;
 			free_threads = thread;
 		}
-		return &disabled;
+		return cct_image->status == CCT_UNDECIDED ? &slotless : &disabled;
 	}
 	if (thread == NULL) {
 		thread = free_threads;
@@ -335,13 +373,36 @@ static struct cct_thread *place_locked(struct cct_thread *thread)
 	return thread;
 }
 
+/* Whether the thread's event under way will never be finished, because a handler
+ * that interrupted it left by siglongjmp: the stack is back where it was. What a
+ * handler brings lies further down, or on a stack of its own. */
+static bool is_abandoned(const struct cct_thread *thread, uintptr_t here)
+{
+	stack_t stack;
+
+	return here + SIGNAL_FRAME_BYTES > thread->entry &&
+	       sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_ONSTACK) == 0;
+}
+
+/* Takes over from an abandoned event, which may have stopped at any instruction. */
+static struct cct_thread *resume(struct cct_thread *thread, uintptr_t here)
+{
+	cct_lose(thread->slot->losses, CCT_LOSS_REENTRANT, 0);
+	thread->entry = here;
+	thread->head = __atomic_load_n(&thread->slot->head, __ATOMIC_RELAXED);
+	cct_set_depth(thread, thread->depth);
+	memset(thread->names, 0, sizeof(thread->names));
+	return thread;
+}
+
 /* The calling thread's stand-in or stale struct, when it is not armed. */
-struct cct_thread *cct_enter_slow(void)
+struct cct_thread *cct_enter_slow(uintptr_t here)
 {
 	struct cct_thread *before = cct_tls;
 	uint32_t epoch = atomic_load_explicit(&cct_image->epoch, memory_order_acquire);
 	struct cct_thread *thread = NULL;
 	struct cct_guard guard;
+	struct cct_hold hold;
 
 	if (before == &disabled && cct_image->status == CCT_DISABLED && epoch != 0)
 		return NULL;
@@ -356,26 +417,32 @@ struct cct_thread *cct_enter_slow(void)
 	}
 	if (before->armed == CCT_BUSY) {
 		/* With another epoch its slot is the parent process's. */
-		if (before->epoch == epoch)
-			cct_lose(before->slot->losses, CCT_LOSS_REENTRANT, 0);
+		if (before->epoch != epoch)
+			return NULL;
+		if (is_abandoned(before, here))
+			return resume(before, here);
+		cct_lose(before->slot->losses, CCT_LOSS_REENTRANT, 0);
 		return NULL;
 	}
-	if (before == &slotless && cct_image->status == CCT_ATTACHED) {
+	if (before == &slotless && epoch != 0 &&
+	    atomic_fetch_add(&cct_image->slotless, 1) % NO_SLOT_RETRY != 0) {
 		cct_lose_in_image(CCT_LOSS_NO_SLOT);
-		if (atomic_fetch_add(&cct_image->slotless, 1) % NO_SLOT_RETRY != 0)
-			return NULL;
+		return NULL;
 	}
 	if (!cct_guard_enter(&guard))
 		return NULL;
-	cct_lock();
+	cct_lock(&hold);
 	if (before != &unattached && before != &disabled && before != &slotless &&
 	    before != &exited)
 		thread = before; /* of the process we were forked from */
 	thread = place_locked(thread);
-	cct_unlock();
-	if (thread == &slotless && before != &slotless)
+	cct_unlock(&hold);
+	if (thread == &slotless)
 		cct_lose_in_image(CCT_LOSS_NO_SLOT);
-	pthread_setspecific(exit_key, thread->armed == CCT_BUSY ? thread : NULL);
+	if (has_exit_key)
+		pthread_setspecific(exit_key,
+				    thread->armed == CCT_BUSY ? thread : NULL);
+	thread->entry = here;
 	guard.tls = thread;
 	cct_guard_leave(&guard);
 	return thread->armed == CCT_BUSY ? thread : NULL;
@@ -385,6 +452,7 @@ static void thread_exit(void *argument)
 {
 	struct cct_thread *thread = argument;
 	struct cct_guard guard;
+	struct cct_hold hold;
 
 	if (++thread->exit_rounds < EXIT_ROUNDS) {
 		pthread_setspecific(exit_key, thread);
@@ -392,81 +460,21 @@ static void thread_exit(void *argument)
 	}
 	if (!cct_guard_enter(&guard))
 		return;
-	cct_lock();
+	cct_lock(&hold);
 	/* In a child that was forked meanwhile the slot is not ours. */
 	if (thread->epoch == cct_image->epoch)
 		__atomic_store_n(&thread->slot->state, CCT_SLOT_EXITED,
 				 __ATOMIC_RELEASE);
 	thread->next = free_threads;
 	free_threads = thread;
-	cct_unlock();
+	cct_unlock(&hold);
 	guard.tls = &exited;
 	cct_guard_leave(&guard);
 }
 
-/* At load: early enough for a key that needs no memory of its own. */
+/* At load: early enough for a key that needs no memory of its own. A program may
+ * have taken all there are; the recorder then finds out which threads ended. */
 __attribute__((constructor)) static void make_exit_key(void)
 {
-	pthread_key_create(&exit_key, thread_exit);
-}
-
-/* ---- beyond the stack ---- */
-
-static uint32_t kept(const struct cct_thread *thread)
-{
-	return thread->overflow < CCT_OVERFLOW_MAX ? thread->overflow
-						   : CCT_OVERFLOW_MAX;
-}
-
-/* Counts a push that found the stack full. Its domain is remembered, so that
- * its pop is not taken for that of a range below. */
-int cct_push_overflow(struct cct_thread *thread, uint32_t domain, int depth)
-{
-	cct_lose(thread->slot->losses, CCT_LOSS_STACK_OVERFLOW, 0);
-	if (thread->overflow_domains == NULL) {
-		int saved_errno = errno;
-
-		cct_lock();
-		thread->overflow_domains =
-		    cct_alloc(CCT_OVERFLOW_MAX * sizeof(uint32_t));
-		cct_unlock();
-		errno = saved_errno;
-		if (thread->overflow_domains == NULL)
-			return -1;
-	}
-	for (uint32_t i = 0; i < kept(thread); i++)
-		depth += thread->overflow_domains[i] == domain;
-	if (thread->overflow < CCT_OVERFLOW_MAX)
-		thread->overflow_domains[thread->overflow] = domain;
-	thread->overflow++;
-	thread->push_limit = 0; /* what comes now lies above it */
-	return depth;
-}
-
-/* Takes back the domain's last push beyond the stack; -1: there is none. */
-int cct_pop_overflow(struct cct_thread *thread, uint32_t domain)
-{
-	uint32_t *domains = thread->overflow_domains;
-	int64_t parent = cct_find_open(thread, domain);
-	int depth = parent < 0 ? 0 : thread->stack[parent].depth + 1;
-	int64_t last = -1;
-
-	if (thread->overflow > CCT_OVERFLOW_MAX) {
-		thread->overflow--; /* of which domain is not known */
-		return CCT_OVERFLOW_MAX;
-	}
-	for (uint32_t i = 0; i < thread->overflow; i++) {
-		if (domains[i] != domain)
-			continue;
-		if (last >= 0)
-			depth++;
-		last = i;
-	}
-	if (last < 0)
-		return -1;
-	if (--thread->overflow == 0)
-		thread->push_limit = thread->stack_frames;
-	memmove(&domains[last], &domains[last + 1],
-		(thread->overflow - (uint32_t)last) * sizeof(*domains));
-	return depth;
+	has_exit_key = pthread_key_create(&exit_key, thread_exit) == 0;
 }

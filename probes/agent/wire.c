@@ -167,11 +167,17 @@ static int exchange(int socket_fd, const struct cct_request *request,
 		return -1;
 	}
 	fd = received_fd(&message);
+	if (fd < 0 && (message.msg_flags & MSG_CTRUNC) != 0) {
+		cct_debug("no descriptor is free for the segment", 0);
+		errno = EMFILE;
+		return -1;
+	}
 	if (bytes != (ssize_t)sizeof(*reply) || reply->magic != CCT_WIRE_MAGIC ||
 	    reply->version != CCT_WIRE_VERSION || reply->status != CCT_REPLY_OK) {
 		cct_debug("the recorder refuses", 0);
 		if (fd >= 0)
 			close(fd);
+		errno = EPERM;
 		return -1;
 	}
 	return fd;

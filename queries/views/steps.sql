@@ -21,6 +21,8 @@
 --           one whose vllm.scheduled mark was lost. The loop paused where a
 --           vllm.wait_for_requests, transformers.generate or (for ranges named
 --           `step`) generate range of the same domain starts between two steps.
+--           Where a step was lost (see losses), the period before it reaches to
+--           the next one.
 CREATE VIEW steps AS
 WITH ranges AS (
   SELECT

@@ -81,7 +81,7 @@ def test_relative_output_and_default_name(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Wrote sub/run (0 events" in done.stderr
-    assert "next: cctrace query sub/run --name nvtx_summary" in done.stderr
+    assert "next: cctrace query sub/run --name processes" in done.stderr
     done = subprocess.run(
         [*CCTRACE, "record", "true"],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
@@ -173,7 +173,7 @@ def test_terminal_is_passed_through_with_a_progress_line(tmp_path: Path) -> None
     assert recorder.wait(DEADLINE_S) == 0
     assert b"tty True True" in shown
     assert b"events/s" in shown
-    assert shown.rstrip().endswith(b"--name nvtx_summary")
+    assert shown.rstrip().endswith(b"--name processes")  # nothing made an NVTX call
     assert b"Wrote " in shown
 
 

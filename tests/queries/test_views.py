@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from query_rows import BATCH, Row, lines, span, table, vllm_step
 from runs import make_run
 
 import cctrace
@@ -16,31 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cctrace.store.library import ParamValue
-
-Row = dict[str, Any]
-
-BATCH = 2**32  # one request in the upper half of a payload
-
-
-def span(ts_ns: int, dur_ns: int | None, name: str, **more: Any) -> Row:
-    """One push/pop range."""
-    return {"ts_ns": ts_ns, "dur_ns": dur_ns, "name": name, **more}
-
-
-def table(path: Path | list[Path], query: str, params: dict[str, ParamValue] | None = None) -> str:
-    """Rows of a report, or of SQL where ``query`` holds a space, as CSV without header."""
-    paths = path if isinstance(path, list) else [path]
-    with cctrace.open(*paths) as session:
-        run = session.sql if " " in query else session.report
-        rows = run(query, params).fetchall()
-    return "".join(
-        ",".join("" if value is None else str(value) for value in row) + "\n" for row in rows
-    )
-
-
-def lines(text: str) -> str:
-    """``text`` less its indentation and first line break."""
-    return "".join(line.strip() + "\n" for line in text.strip().splitlines())
 
 
 SELF = "SELECT name, level, self_ns FROM nvtx_self ORDER BY ts_ns, level, name"
@@ -128,6 +104,12 @@ def test_self_time_of_open_ranges_is_not_known(tmp_path: Path) -> None:
     """)
 
 
+def test_an_open_range_holds_what_starts_with_it(tmp_path: Path) -> None:
+    # GIVEN a range that starts at the same moment as the open one around it
+    run = make_run(tmp_path, nvtx=[span(10, 50, "inside", depth=1), span(10, None, "main")])
+    assert table(run, SELF) == "main,0,\ninside,1,50\n"
+
+
 def test_self_time_is_not_known_where_ranges_cross(tmp_path: Path) -> None:
     # GIVEN ranges of two domains that overlap without one holding the other
     run = make_run(
@@ -141,6 +123,21 @@ def test_self_time_is_not_known_where_ranges_cross(tmp_path: Path) -> None:
     )
     # THEN theirs is NULL, and that of the others is right
     assert table(run, SELF) == "around,0,15\na,1,\ninside a,2,2\nb,2,\n"
+
+
+def test_a_crossing_that_is_made_up_for_is_not_seen(tmp_path: Path) -> None:
+    # GIVEN a range crossed twice: one that began before it ends inside it, and another
+    # that begins inside it outlives it, so that as many end as begin
+    run = make_run(
+        tmp_path,
+        nvtx=[
+            span(0, 8, "early", domain="a"),
+            span(5, 5, "crossed", domain="b"),
+            span(7, 8, "late", domain="c"),
+        ],
+    )
+    # THEN its self time is told though it should not be, as the view's header says
+    assert table(run, SELF) == "early,0,\ncrossed,1,4\nlate,2,\n"
 
 
 def test_self_time_after_a_loss(tmp_path: Path) -> None:
@@ -194,161 +191,6 @@ def test_self_time_of_any_nesting(
     assert found == {row["name"]: row["payload"] for row in rows}
 
 
-def vllm_step(ts_ns: int, dur_ns: int | None, phase: str, batch: int, **more: Any) -> list[Row]:
-    """A step of vLLM that scheduled something."""
-    return [
-        span(ts_ns, dur_ns, "vllm.step", domain="cctrace", **more),
-        {
-            "ts_ns": ts_ns + 3,
-            "kind": "mark",
-            "name": "vllm.scheduled",
-            "domain": "cctrace",
-            "category": phase,
-            "payload": batch,
-            **more,
-        },
-    ]
-
-
-def test_steps_of_vllm(tmp_path: Path) -> None:
-    run = make_run(
-        tmp_path,
-        nvtx=[
-            *vllm_step(100, 50, "prefill", 3 * BATCH + 29),
-            *vllm_step(200, 50, "decode", 3 * BATCH + 3),
-            # Nothing scheduled: no step.
-            span(260, 5, "vllm.step", domain="cctrace"),
-            *vllm_step(300, 50, "mixed", 2 * BATCH + 11),
-            # An idle wait ends the sequence.
-            span(360, 500, "vllm.wait_for_requests", domain="cctrace"),
-            *vllm_step(900, 50, "prefill", BATCH + 7),
-            # Killed inside the last step.
-            *vllm_step(1000, None, "decode", BATCH + 1),
-            # A mark outside of any step, and another domain's names.
-            {"ts_ns": 270, "kind": "mark", "name": "vllm.scheduled", "domain": "cctrace"},
-            span(1, 1, "vllm.step"),
-            span(2, 1, "step", domain="cctrace"),
-        ],
-        losses=[{"count": 1, "first_ns": 250, "last_ns": 260}],
-    )
-    assert table(run, "steps") == lines("""
-        run,1,vllm,100,100,100,50,100,prefill,3,29
-        run,2,vllm,100,100,200,50,100,decode,3,3
-        run,3,vllm,100,100,300,50,,mixed,2,11
-        run,4,vllm,100,100,900,50,100,prefill,1,7
-        run,5,vllm,100,100,1000,,,decode,1,1
-    """)
-    assert table(run, "itl") == lines("""
-        run,vllm,decode,1,100,100,100,100,100
-        run,vllm,prefill,2,100,100,100,100,100
-    """)
-
-
-def test_steps_of_several_engine_threads_and_processes(tmp_path: Path) -> None:
-    # GIVEN two threads and a second process, their steps interleaved
-    run = make_run(
-        tmp_path,
-        nvtx=[
-            *vllm_step(100, 50, "decode", BATCH, tid=101),
-            *vllm_step(110, 50, "decode", BATCH, tid=102),
-            *vllm_step(120, 50, "decode", BATCH, pid=200, tid=101),
-            *vllm_step(207, 50, "decode", BATCH, tid=101),
-            *vllm_step(221, 50, "decode", BATCH, tid=102),
-        ],
-    )
-    query = "SELECT step_id, pid, tid, ts_ns, period_ns FROM steps ORDER BY step_id"
-    assert table(run, query) == lines("""
-        1,100,101,100,107
-        2,100,102,110,111
-        3,200,101,120,
-        4,100,101,207,
-        5,100,102,221,
-    """)
-
-
-def test_steps_of_transformers(tmp_path: Path) -> None:
-    def forward(ts_ns: int, phase: str, tokens: int) -> Row:
-        name = "transformers.forward"
-        return span(
-            ts_ns, 20, name, domain="cctrace", category=phase, payload=BATCH + tokens, depth=1
-        )
-
-    def generate(ts_ns: int) -> Row:
-        return span(ts_ns, 100, "transformers.generate", domain="cctrace")
-
-    run = make_run(
-        tmp_path,
-        nvtx=[
-            generate(0),
-            forward(10, "prefill", 5),
-            forward(41, "decode", 1),
-            generate(200),
-            forward(200, "prefill", 7),
-            forward(237, "decode", 1),
-        ],
-    )
-    assert table(run, "steps") == lines("""
-        run,1,transformers,100,100,10,20,31,prefill,1,5
-        run,2,transformers,100,100,41,20,,decode,1,1
-        run,3,transformers,100,100,200,20,37,prefill,1,7
-        run,4,transformers,100,100,237,20,,decode,1,1
-    """)
-
-
-def test_steps_of_a_loop_of_ones_own(tmp_path: Path) -> None:
-    run = make_run(
-        tmp_path,
-        nvtx=[
-            span(0, 1000, "generate", domain="mine"),
-            span(10, 20, "step", domain="mine", category="prefill", payload=BATCH + 5),
-            span(40, 20, "step", domain="mine", category="decode", payload=BATCH + 1),
-            # Another domain's break is none of ours.
-            span(50, 3, "generate", domain="other"),
-            span(71, 20, "step", domain="mine"),
-            # Payloads that were not meant as a batch must not break the query.
-            span(100, 20, "step", payload=-1),
-            span(150, 20, "step", payload_double=0.5),
-            span(160, 3, "generate"),
-            {"ts_ns": 200, "dur_ns": 9, "kind": "start_end", "name": "step"},
-            {"ts_ns": 210, "kind": "mark", "name": "step"},
-        ],
-    )
-    assert table(run, "steps") == lines("""
-        run,1,mine,100,100,10,20,30,prefill,1,5
-        run,2,mine,100,100,40,20,31,decode,1,1
-        run,3,mine,100,100,71,20,,,,
-        run,4,default,100,100,100,20,50,,,
-        run,5,default,100,100,150,20,,,,
-        run,6,default,100,100,200,9,,,,
-    """)
-    assert table(run, "steps", {"engine": "mine", "phase": "decode"}) == lines(
-        "run,2,mine,100,100,40,20,31,decode,1,1"
-    )
-
-
-def test_one_step_has_no_period(tmp_path: Path) -> None:
-    run = make_run(tmp_path, nvtx=vllm_step(7, 3, "decode", BATCH))
-    assert table(run, "steps") == "run,1,vllm,100,100,7,3,,decode,1,0\n"
-    assert table(run, "itl") == ""
-
-
-def test_itl_is_the_distribution_of_periods(tmp_path: Path) -> None:
-    # GIVEN 101 decode steps whose periods are 1 to 100, and 3 of prefill elsewhere
-    rows, ts_ns = [], 0
-    for period in [*range(1, 101), 0]:
-        rows.append(span(ts_ns, 1, "step", category="decode"))
-        ts_ns += period
-    rows += [span(10 * i, 1, "step", category="prefill", tid=7) for i in range(4)]
-    run = make_run(tmp_path, nvtx=rows)
-    # THEN n, mean, p50, p90, p99 and max are those of the numbers 1 to 100
-    assert table(run, "itl", {"phase": "decode"}) == "run,default,decode,100,51,50,90,99,100\n"
-    assert table(run, "itl") == lines("""
-        run,default,decode,100,51,50,90,99,100
-        run,default,prefill,3,10,10,10,10,10
-    """)
-    assert table(run, "itl", {"engine": "vllm"}) == ""
-
-
 SUMMARY_ROWS = [
     span(0, 100, "step", domain="d"),
     span(10, 20, "copy", domain="d", depth=1),
@@ -387,6 +229,17 @@ def test_several_runs_do_not_mix(tmp_path: Path) -> None:
         two,vllm,decode,1,100,100,100,100,100
     """)
     assert table([one, two], "losses") == "one,nvtx,ring_full,5,1,,\n"
+    assert [row.split(",")[:2] for row in table([one, two], "steps").splitlines()] == [
+        ["one", "1"],
+        ["one", "2"],
+        ["two", "1"],
+        ["two", "2"],
+    ]
+    top: dict[str, ParamValue] = {"top": 1}
+    assert table([one, two], "nvtx_summary", top) == lines("""
+        one,cctrace,vllm.step,push_pop,2,100,100,50,50,50
+        two,cctrace,vllm.step,push_pop,2,100,100,50,50,50
+    """)
     query = "SELECT run, name, sum(self_ns) FROM nvtx_self GROUP BY ALL ORDER BY ALL"
     assert table([one, two], query) == "one,vllm.step,100\ntwo,vllm.step,100\n"
 
@@ -423,6 +276,36 @@ def test_processes(tmp_path: Path) -> None:
         run,100,1,5,,,2,3,0,/bin/true,true
         run,101,100,8,11,137,1,0,13,/bin/true,true
     """)
+
+
+def test_processes_of_several_runs_do_not_mix(tmp_path: Path) -> None:
+    # GIVEN two runs with a process of the same pid, all that it did different
+    def process(name: str, count: int) -> Path:
+        return make_run(
+            tmp_path,
+            name,
+            processes=[{"pid": 100}],
+            threads=[{"tid": 100 + i} for i in range(count)],
+            nvtx=[span(i, 1, "a") for i in range(count + 4)],
+            losses=[{"count": count + 10}],
+        )
+
+    runs = [process("one", 3), process("two", 7)]
+    found = [line.split(",") for line in table(runs, "processes").splitlines()]
+    # THEN each has its own counts
+    assert [(row[0], *row[6:9]) for row in found] == [
+        ("one", "3", "7", "13"),
+        ("two", "7", "11", "17"),
+    ]
+
+
+def test_threads_of_the_same_id_are_counted_each(tmp_path: Path) -> None:
+    # GIVEN two processes in namespaces of their own, each with a thread 7
+    run = make_run(
+        tmp_path,
+        losses=[{"pid": 1, "tid": 7, "count": 2}, {"pid": 2, "tid": 7, "count": 3}],
+    )
+    assert table(run, "losses") == "run,nvtx,ring_full,5,2,,\n"
 
 
 def test_runs(tmp_path: Path) -> None:

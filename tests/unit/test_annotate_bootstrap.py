@@ -57,7 +57,8 @@ def both_ways(target: Target, flags: tuple[str, ...] = ()) -> tuple[Outcome, Out
 def test_a_program_without_an_engine_sees_nothing_of_us(target: Target) -> None:
     without, with_us = both_ways(target)
     assert with_us.stdout == without.stdout
-    assert "module None" in with_us.stdout
+    # Debian's Python has a sitecustomize of its own; either way it is not ours.
+    assert "bootstrap" not in with_us.stdout.splitlines()[0]
     assert (with_us.status, with_us.stderr) == (0, "")
     assert with_us.reports == []
 

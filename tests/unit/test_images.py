@@ -215,3 +215,50 @@ def test_bad_dictionary_is_counted_once(images: Images, ledger: LossLedger) -> N
         images.drain()
         images.decode()
     assert ledger.by_reason() == {"bad_dictionary": 1, "unknown_key": 3}
+
+
+def test_threads_that_ended_in_silence_give_their_slots_back(
+    ledger: LossLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a process wants more slots, those of threads it no longer has come free."""
+    images = Images(GEOMETRY, now_ns() - 10**9, ledger)
+    agent = hello(images, 1)
+    gone, there = agent.live_thread(5), agent.live_thread(7)
+    gone.mark(now_ns())
+    there.mark(now_ns())
+    monkeypatch.setattr(images_module, "live_tids", lambda _pid: {7})
+    assert images.more(PEER, 1) is not None
+    images.drain()
+    assert (gone.slot["state"], there.slot["state"]) == (0, 1)
+    assert found(images.decode()) == [(4242, 5, 0), (4242, 7, 0)]
+
+
+def test_threads_of_another_pid_namespace_keep_their_slots(
+    ledger: LossLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it cannot be told who is there, nobody is taken for gone."""
+    images = Images(GEOMETRY, now_ns() - 10**9, ledger)
+    thread = hello(images, 1).live_thread(5)
+    monkeypatch.setattr(images_module, "live_tids", lambda _pid: None)
+    assert images.more(PEER, 1) is not None
+    images.drain()
+    assert thread.slot["state"] == 1
+
+
+def test_process_that_never_wrote_is_told(images: Images, ledger: LossLedger) -> None:
+    """It asked for a segment and could not map it: no event says so."""
+    images.hello(PEER, 1)
+    images.end_all()
+    images.drain()
+    assert images.decode() == []
+    assert ledger.by_reason() == {"untraced": 1}
+
+
+def test_descriptors_are_left_for_the_run(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the limit a process is turned away, and nothing of its segment stays open."""
+    before = open_descriptors()
+    monkeypatch.setattr(images_module, "leaves_descriptors", lambda _fd: False)
+    with pytest.raises(OSError, match="Too many open files"):
+        images.hello(PEER, 1)
+    assert open_descriptors() == before
+    assert images.alive() == 0

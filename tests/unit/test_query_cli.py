@@ -206,6 +206,7 @@ def test_reports_and_parameters(run: Path) -> None:
     assert "no report is named 'x'" in refusal(2, "query", run, "--name", "x")
     sql = ["query", str(run), "SELECT $a + 1 AS b, $c AS d", "--format", "csv"]
     assert answer(*sql, "--param", "a=2", "--param", "c=x") == "b,d\n3,x\n"
+    assert answer(*sql, "--param", "a=NULL", "--param", "c=0.5") == "b,d\n,0.5\n"
     assert "no value for c" in refusal(2, *sql, "--param", "a=2")
 
 
@@ -230,11 +231,15 @@ def test_what_is_neither_a_run_nor_sql_is_told(run: Path, tmp_path: Path) -> Non
     assert "no run at SELECT 1" in refusal(4, "query", run, "SELECT 1", "--name", "steps")
 
 
-def test_a_refused_or_wrong_query_is_told_in_two_lines(run: Path) -> None:
+def test_a_refused_or_wrong_query_is_told(run: Path) -> None:
     said = refusal(2, "query", run, "COPY nvtx TO 'x'")
     assert said.startswith("cctrace: COPY is not allowed in a query\nhint: ")
     assert 'Referenced column "nope"' in refusal(2, "query", run, "SELECT nope FROM nvtx")
     assert "the query failed" in refusal(1, "query", run, "SELECT error('no')")
+    # DuckDB's lines that point at the place stay lines, and are not ours to mistake.
+    lines = refusal(2, "query", run, "SELEC 1").splitlines()
+    assert lines[0].startswith("cctrace: the query is not SQL: ")
+    assert lines[1:3] == ["  LINE 1: SELEC 1", "          ^^^^^"]
 
 
 def test_losses_are_told_on_stderr(tmp_path: Path) -> None:
@@ -281,8 +286,11 @@ def test_an_interrupt_ends_a_query_with_130(tmp_path: Path, kind: str) -> None:
     # GIVEN a query that is known to run: its loss warning is out, and it never ends
     run = make_run(tmp_path, losses=[{"count": 1}])
     endless = "SELECT count(*) FROM range(1_000_000) AS a, range(1_000_000) AS b WHERE a < b"
+    # A shell starts what it puts into the background with SIGINT ignored, and that
+    # is inherited; without this the query would not end there.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with subprocess.Popen(
-        [*START, "query", str(run), endless, "--format", kind],
+        [START[0], "-c", f"{heed}; {START[2]}", "query", str(run), endless, "--format", kind],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -402,6 +410,8 @@ def test_export_is_whole_without_the_run(tmp_path: Path) -> None:
     output = tmp_path / "out.duckdb"
     done = cctrace("export", run, "--format", "duckdb", "-o", output)
     assert done.returncode == 0
+    # Behind a checksum and "DUCK": storage version 64, that of DuckDB 1.0.
+    assert output.read_bytes()[8:20] == b"DUCK" + (64).to_bytes(8, "little")
     assert done.stdout == b""
     said = done.stderr.decode().splitlines()
     assert said[0].startswith("WARNING: 1 of 3 events lost (ring_full)")

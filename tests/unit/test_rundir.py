@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from runs import make_manifest
 
 from cctrace.errors import CctraceError
+from cctrace.record import rundir
 from cctrace.record.rundir import Reserve, create_run_dir
-from cctrace.store.manifest import MANIFEST_NAME
+from cctrace.store.manifest import MANIFEST_NAME, RECORDING, Recorder, start_ticks
 
 
 def contents(path: Path) -> list[str]:
@@ -38,6 +41,25 @@ def test_run_is_replaced_with_force_only(tmp_path: Path) -> None:
     assert (caught.value.exit_code, caught.value.message) == (1, f"{run} exists")
     assert "--force" in (caught.value.hint or "")
     assert len(contents(run)) == 3
+    create_run_dir(run, force=True)
+    assert contents(run) == []
+
+
+def test_run_being_recorded_is_not_replaced(tmp_path: Path) -> None:
+    """Two recorders would write into one directory; a killed one's run may go."""
+    run = tmp_path / "run"
+    run.mkdir()
+    ticks = start_ticks(os.getpid())
+    assert ticks is not None
+    recorder = Recorder(os.getpid(), ticks)
+    make_manifest(stop=None, ended=RECORDING, recorder=recorder).write(run)
+    with pytest.raises(CctraceError) as caught:
+        create_run_dir(run, force=True)
+    assert caught.value.exit_code == 1
+    assert caught.value.message.endswith(f"is being recorded right now, by process {os.getpid()}")
+    assert contents(tmp_path) == ["run", f"run/{MANIFEST_NAME}"]
+    recorder.start_ticks += 1  # another process had that pid
+    make_manifest(stop=None, ended=RECORDING, recorder=recorder).write(run)
     create_run_dir(run, force=True)
     assert contents(run) == []
 
@@ -78,6 +100,26 @@ def test_place_that_cannot_be_written(place: str) -> None:
     assert caught.value.exit_code == 1
     assert caught.value.message.startswith(f"cannot write a run to {place}: ")
     assert "-o" in (caught.value.hint or "")
+
+
+def test_old_run_is_back_where_the_new_one_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk --force leaves the run that was there, and nothing beside it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / MANIFEST_NAME).touch()
+    before = contents(tmp_path)
+
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rundir, "_probe", full)
+    with pytest.raises(CctraceError, match="No space left"):
+        create_run_dir(run, force=True)
+    with pytest.raises(CctraceError, match="No space left"):
+        create_run_dir(tmp_path / "other", force=False)
+    assert contents(tmp_path) == before
 
 
 def test_directory_without_write_permission(tmp_path: Path) -> None:

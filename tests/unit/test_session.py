@@ -8,7 +8,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from cctrace.record.layout import RECORD
 from cctrace.record.session import Options, parse_report
@@ -92,6 +92,9 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(["adapter", "engine_version", "hooked", "missing", "note", "else"])
 
 
+# The first value builds hypothesis's tables of characters, which takes seconds where
+# the machine is busy.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(FIELDS, JSON | st.text() | st.lists(st.text())))
 def test_any_json_is_a_report_or_a_value_error(report: dict[str, Any]) -> None:
     """And a report can be written into the manifest and read back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cctrace.errors import CctraceError
+from cctrace.record.layout import LOSS_REASONS
 from cctrace.record.losses import NOT_EVENTS
 from cctrace.resources import resource_dir
 from cctrace.store.connection import relations
@@ -187,6 +189,29 @@ def test_a_file_keeps_the_conventions(path: Path) -> None:
 
 def test_the_recorder_and_the_reader_agree_on_what_a_loss_is() -> None:
     assert {name for name, reason in REASONS.items() if not reason.loses_event} == NOT_EVENTS
+
+
+def _counted_by_the_recorder() -> set[str]:
+    """Reasons that are written out in cctrace/record: in ``ledger.add(source, REASON, ...)``.
+
+    The one reason kept in a variable is ``self._failed`` of the session.
+    """
+    found = set()
+    for path in (Path(__file__).resolve().parents[2] / "cctrace" / "record").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            nodes: list[ast.AST] = []
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ledger.add"):
+                nodes += node.args[1:2]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "self._failed":
+                nodes += ast.walk(node.value)
+            found |= {
+                n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            }
+    return found
+
+
+def test_every_reason_that_can_occur_is_documented_and_no_other() -> None:
+    assert set(LOSS_REASONS) | _counted_by_the_recorder() == set(REASONS)
 
 
 def test_losses_add_up_by_reason_and_an_unknown_one_counts() -> None:

@@ -136,6 +136,21 @@ def test_damage_behind_a_whole_footer_is_told_when_it_is_read(tmp_path: Path) ->
     assert str(path) in error.message
 
 
+def test_a_part_merged_away_under_a_query_is_no_damage(tmp_path: Path) -> None:
+    # GIVEN an opened run whose recorder merges its parts away before they are read
+    run = make_run(tmp_path)
+    small = part(run, "part-000000.parquet", "a")
+    with cctrace.open(run) as session:
+        small.rename(run / "nvtx" / "part-000000-000007.parquet")
+        error = refusal(lambda: session.sql("SELECT name FROM nvtx").fetchall())
+    # THEN the hint is to open it again, not to delete anything
+    assert error.exit_code == 4
+    assert error.message == f"{small} is gone"
+    assert "open it again" in (error.hint or "")
+    # ... and that helps
+    assert names(run) == ["a"]
+
+
 @pytest.mark.parametrize("name", ["part-1.parquet", "notes.txt", "part-000003-000001.parquet"])
 def test_a_file_that_is_no_part_is_named(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path, nvtx=[{"name": "a"}])

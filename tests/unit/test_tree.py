@@ -259,6 +259,25 @@ def test_own_helpers_and_strangers_are_not_traced() -> None:
         tree.close()
 
 
+def test_pid_used_again_before_its_end_was_noticed() -> None:
+    """The old process is ended first, so that its end is not taken for the new one's."""
+    ended: list[int] = []
+    tree = ProcessTree(read_anchor(), ended.append)
+    with subprocess.Popen(["sleep", "60"]) as target:
+        try:
+            assert tree.is_traced(target.pid)
+            # As if what was seen before had started at another time.
+            tree._running[target.pid].ticks -= 1
+            assert tree.is_traced(target.pid)
+            assert ended == [target.pid]
+            assert tree.running() == [target.pid]
+            assert tree.count() == 2
+        finally:
+            target.kill()
+    tree.start()
+    tree.close()
+
+
 def test_name_given_by_nvtx_reaches_its_thread() -> None:
     """Names for unknown threads and processes are let go."""
     tree = ProcessTree(read_anchor(), lambda _: None)
