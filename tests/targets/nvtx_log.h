@@ -85,21 +85,27 @@ static uint64_t log_now_ns(void)
 		hi = log_now_ns();                                                     \
 	} while (0)
 
+/* Before threads are made: each opening it for itself would be a race. */
+static void log_begin(void)
+{
+	char path[512];
+
+	if (log_fd >= 0 && log_pid == getpid())
+		return;
+	log_pid = getpid();
+	snprintf(path, sizeof(path), "%s/%d.log", log_directory, (int)log_pid);
+	log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (log_fd < 0)
+		fail("cannot open the log");
+}
+
 static void log_line(const char *kind, const struct event *event, int depth,
 		     uint64_t id, const uint64_t times[4])
 {
 	char line[2048], category[32], color[16], identity[24];
 	int bytes;
 
-	if (log_fd < 0 || log_pid != getpid()) {
-		char path[512];
-
-		log_pid = getpid();
-		snprintf(path, sizeof(path), "%s/%d.log", log_directory, (int)log_pid);
-		log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-		if (log_fd < 0)
-			fail("cannot open the log");
-	}
+	log_begin();
 	snprintf(category, sizeof(category), event->category % 2 ? "cat-%u" : "%u",
 		 event->category);
 	snprintf(color, sizeof(color), event->has_color ? "%u" : "-", event->color);

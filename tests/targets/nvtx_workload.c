@@ -57,6 +57,7 @@ static void mixed(void)
 	static char names[3][8] = {"one", "two", "three"};
 	pthread_t threads[4];
 
+	log_begin();
 	for (int i = 0; i < 3; i++)
 		pthread_create(&threads[i], NULL, mixed_thread, names[i]);
 	for (int i = 0; i < 11; i++) {
@@ -358,6 +359,7 @@ static void race(void)
 	pthread_barrier_t barrier;
 	pthread_t threads[4];
 
+	log_begin();
 	pthread_barrier_init(&barrier, NULL, 4);
 	for (int i = 0; i < 4; i++)
 		pthread_create(&threads[i], NULL, racing_thread, &barrier);
