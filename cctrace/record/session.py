@@ -43,6 +43,7 @@ _FLUSH_EVERY_S: Final = 0.5
 _WAIT_S: Final = 0.25
 _LAST_REAP_S: Final = 0.02
 _HOST_WAIT_S: Final = 3.0  # a driver that has to wake its GPU first takes over a second
+_MAX_NAMED: Final = 5
 _MAX_REPORTS: Final = 4096
 _MAX_WORDS: Final = 256
 _WORD_LIMIT: Final = 1000
@@ -392,8 +393,9 @@ class Session:
         manifest.recorder.cpu_s = round(time.process_time() - self._cpu_s_before, 3)
         manifest.exit_code = running.exit_code
         manifest.ended = self._how_it_ended(running)
-        if running.exit_code is not None and (left := len(self._tree.running())):
-            self._warn(f"{left} of the target's processes were still running at the end")
+        if running.exit_code is not None and (left := sorted(self._tree.running())):
+            pids = ", ".join(map(str, left[:_MAX_NAMED])) + (", ..." if left[_MAX_NAMED:] else "")
+            self._warn(f"the target has left running: {pids} ({len(left)} in all)")
         if self._server is not None:
             self._warn_of_other_users()
             if not self._traced:
