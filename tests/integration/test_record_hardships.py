@@ -128,7 +128,11 @@ def test_no_temporary_directory() -> None:
     if unshare is None or subprocess.run([unshare, "-rm", "true"], check=False).returncode:
         pytest.skip("no private mounts here (unshare -rm): every place can be written")
     # The current directory is a candidate too.
-    hide = "cd /proc && for place in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $place; done"
+    # Read-only, not hidden: the sources and this Python may lie below them.
+    hide = (
+        "cd /proc && for place in /tmp /var/tmp; do "
+        "mount --bind $place $place && mount -o remount,bind,ro $place; done"
+    )
     run = Path("/dev/shm") / f"cctrace-test-{os.getpid()}"
     try:
         done = subprocess.run(
