@@ -148,8 +148,9 @@ class HandoverServer:
 
     def close(self) -> None:
         """Stop answering and remove the socket; peers get a refused connection."""
-        os.write(self._wake_write, b"x")
-        self._thread.join()
+        if self._thread.is_alive():
+            os.write(self._wake_write, b"x")
+            self._thread.join()
         self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

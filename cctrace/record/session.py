@@ -8,6 +8,7 @@ target runs on: an error of the recorder costs data, which is counted, and no mo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
@@ -104,13 +105,11 @@ class Outcome:
         run_dir: Where it is.
         manifest: Its manifest as written.
         losses: Counts by reason.
-        traced: Program images that loaded the agent.
     """
 
     run_dir: Path
     manifest: m.Manifest
     losses: dict[str, int] = field(default_factory=dict)
-    traced: int = 0
 
 
 class Session:
@@ -135,6 +134,7 @@ class Session:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._target: target.Target | None = None
+        self._server: server.HandoverServer | None = None
         self._traced = 0
         self._traced_pids: set[int] = set()
         self._reports_lock = threading.Lock()
@@ -160,19 +160,23 @@ class Session:
         """
         target.become_subreaper()
         server.remove_stale_directories()
-        self._old_run = create_run_dir(self._run_dir, force=self._options.force)
-        self._reserve = Reserve(self._run_dir)
-        self._host = HostFacts()
-        self._tree = ProcessTree(self._anchor, self._images.process_ended)
-        environment = target.inherited_environment()
-        self._server: server.HandoverServer | None = None
-        self._attach(environment)
-        try:
+        # Whatever fails from here on leaves things as they were.
+        with contextlib.ExitStack() as undo:
+            old_run = create_run_dir(self._run_dir, force=self._options.force)
+            if old_run is not None:
+                undo.callback(old_run.restore)
+            undo.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
+            self._reserve = Reserve(self._run_dir)
+            self._host = HostFacts()
+            undo.callback(self._host.close)
+            self._tree = ProcessTree(self._anchor, self._images.process_ended)
+            environment = target.inherited_environment()
+            self._attach(environment)
+            if self._server is not None:
+                undo.callback(self._server.close)
             self._write_manifest()
             self._target = target.start_target(self._options.command, environment)
-        except (CctraceError, OSError):
-            self._abandon()
-            raise
+            undo.pop_all()
         # Before anything can reap it: one that ends at once is a row all the same.
         self._tree.is_traced(self._target.pid)
         program = shutil.which(self._options.command[0])
@@ -186,8 +190,8 @@ class Session:
             thread = threading.Thread(target=body, name=f"cctrace-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        if self._old_run is not None:
-            self._old_run.discard()
+        if old_run is not None:
+            old_run.discard()
 
     def record(self, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Record until the target ends or the duration is over, then close the run.
@@ -257,17 +261,6 @@ class Session:
                 annotate=self._options.annotate,
             )
         )
-
-    def _abandon(self) -> None:
-        if self._server is not None:
-            self._server.start()
-            self._server.close()
-        self._host.close()
-        self._reserve.release()
-        (self._run_dir / m.MANIFEST_NAME).unlink(missing_ok=True)
-        self._run_dir.rmdir()
-        if self._old_run is not None:
-            self._old_run.restore()
 
     def _hello(self, peer: server.Peer, token: int) -> Any:
         try:
@@ -401,7 +394,7 @@ class Session:
             if not self._traced:
                 self._warn("no program of the target made an NVTX call")
         self._last_words()
-        return Outcome(self._run_dir, manifest, self._ledger.by_reason(), self._traced)
+        return Outcome(self._run_dir, manifest, self._ledger.by_reason())
 
     def _warn_of_other_users(self) -> None:
         others = self._tree.of_other_users()

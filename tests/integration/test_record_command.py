@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from recording import CCTRACE, DEADLINE_S, environment, record, rows
+from terminal import read_until_closed
 
 from cctrace.store.manifest import read_manifest
 
@@ -160,16 +161,7 @@ def test_terminal_is_passed_through_with_a_progress_line(tmp_path: Path) -> None
         env=environment(TERM="xterm"), start_new_session=True,
     )  # fmt: skip
     os.close(follower)
-    shown = b""
-    while True:
-        try:
-            data = os.read(leader, 65536)
-        except OSError:  # the last one to hold the terminal has closed it
-            break
-        if not data:
-            break
-        shown += data
-    os.close(leader)
+    shown = read_until_closed(leader)
     assert recorder.wait(DEADLINE_S) == 0
     assert b"tty True True" in shown
     assert b"events/s" in shown
@@ -323,3 +315,25 @@ def test_arguments_that_are_not_text_are_passed_on_and_shown(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.stdout == b"a\xffb"
     assert read_manifest(run).command == ["printf", "%s", "a\ufffdb"]
+
+
+@pytest.mark.parametrize("step", ["Reserve", "HostFacts", "ProcessTree"])
+def test_a_start_that_fails_leaves_things_as_they_were(tmp_path: Path, step: str) -> None:
+    """Whichever step of the start fails, the run that was to be replaced is back."""
+    run = tmp_path / "run"
+    assert record(run, "sh", "-c", "exit 3").returncode == 3
+    broken = (
+        "import sys, cctrace.cli, cctrace.record.session as session\n"
+        "def fail(*_): raise OSError(28, 'No space left on device')\n"
+        f"session.{step} = fail\n"
+        f"sys.argv = ['cctrace', 'record', '--force', '-o', {str(run)!r}, '--', 'true']\n"
+        "cctrace.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken],
+        env=environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert read_manifest(run).exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

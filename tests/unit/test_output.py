@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from runs import make_run
+from terminal import read_until_closed
 
 from cctrace.cli.units import count
 
@@ -23,16 +24,7 @@ def on_terminal(run: Path, sql: str, columns: int = 80) -> list[str]:
         [*START, "query", run, sql], stdout=slave, env={**os.environ, "COLUMNS": str(columns)}
     ) as process:
         os.close(slave)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(master, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
-        os.close(master)
+        shown = read_until_closed(master)
     assert process.returncode == 0
     return shown.decode().splitlines()
 

@@ -17,6 +17,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from runs import make_run
+from terminal import read_until_closed
 
 from cctrace.cli.query import listing
 from cctrace.cli.units import harmless
@@ -144,16 +145,7 @@ def test_a_terminal_gets_no_control_characters_and_no_parquet(run: Path) -> None
             [*START, "query", str(run), ROWS, *arguments], stdout=slave, stderr=subprocess.PIPE
         ) as process:
             os.close(slave)
-            shown = b""
-            while True:
-                try:
-                    piece = os.read(master, 65536)
-                except OSError:  # the other end is closed
-                    break
-                if not piece:
-                    break
-                shown += piece
-            os.close(master)
+            shown = read_until_closed(master)
         return process.returncode, shown
 
     for kind in ("table", "csv", "json", "markdown"):
