@@ -9,26 +9,14 @@ from typing import Final
 import pyarrow as pa
 
 from cctrace.schema import TABLES
+from cctrace.store.losses import REASONS
 
 NVTX: Final = "nvtx"
 RECORDER: Final = "recorder"
 
 # Reasons after which the event itself is still in the run, only poorer, or
 # that count something other than events.
-NOT_EVENTS: Final = frozenset(
-    {
-        "string_table_full",
-        "truncated_string",
-        "unmatched_pop",
-        "unknown_key",
-        "bad_dictionary",
-        "bad_message",
-        "bad_ring",
-        "bad_frame",
-        "untraced",
-    }
-)
-
+NOT_EVENTS: Final = frozenset(name for name, reason in REASONS.items() if not reason.loses_event)
 
 # The target says which threads and how many; neither may grow without end.
 _MAX_ENTRIES: Final = 1 << 14
