@@ -1,0 +1,1 @@
+"""CUDA calls: which are probed, how, and what becomes of their records."""
