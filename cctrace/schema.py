@@ -225,7 +225,12 @@ _TABLES = (
             _tid(),
             _dur(),
             _text("state", "runnable, blocked or io", nullable=False),
-            Column("waker_tid", pa.int32(), "thread that woke it; NULL: unknown", True),
+            Column(
+                "waker_tid",
+                pa.int32(),
+                "thread that woke it (a timer: whichever it interrupted); NULL: unknown",
+                True,
+            ),
             _stack_id(),
         ),
     ),

@@ -3,7 +3,8 @@
 A check is a function under ``@check(name)`` that returns a :class:`Finding`; the
 order of the functions is the order of the report. ``needed=True`` marks what NVTX
 tracing cannot do without. Checks try the thing itself wherever that is harmless,
-rather than compare version numbers. Nothing here prints.
+rather than compare version numbers. Nothing here prints. What BPF needs is in
+:mod:`cctrace.record.doctor_bpf`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,12 +32,9 @@ from typing import Any, Final
 
 from cctrace import resources
 from cctrace.errors import CctraceError
-from cctrace.record import selftest, tree
+from cctrace.record import doctor_bpf, procfs, selftest
+from cctrace.record.doctor_checks import MISSING, OK, WARN, Check, CheckList, Finding
 from cctrace.record.host import NO_GPU, collect_host_facts
-
-OK: Final = "ok"
-WARN: Final = "warn"
-MISSING: Final = "missing"
 
 _PYTHON: Final = (3, 10)
 _PACKAGES: Final = ("click", "duckdb", "numpy", "nvtx", "pyarrow", "rich")
@@ -50,36 +48,6 @@ _SEGMENT_BYTES: Final = 1 * _GIB  # far above a segment: a limit below it is sus
 _DESCRIPTORS_LOW: Final = 1024
 _CHILD_STATUS: Final = 37
 _PATIENCE_S: Final = 60.0  # for the self-test, which takes about one second
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        status: ``ok``, ``warn`` (works, with a limit) or ``missing``.
-        found: What was found, one line.
-        fix: What to do about it, exactly; None where nothing is to be done.
-    """
-
-    status: str
-    found: str
-    fix: str | None = None
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check and what it found.
-
-    Attributes:
-        name: Short name, unique.
-        needed: NVTX tracing does not work without it.
-        finding: What it found.
-    """
-
-    name: str
-    needed: bool
-    finding: Finding
 
 
 @dataclass(frozen=True)
@@ -99,34 +67,25 @@ class Diagnosis:
         """Whether every needed check found what it needs."""
         return not any(c.needed and c.finding.status == MISSING for c in self.checks)
 
+    @property
+    def sources(self) -> list[str]:
+        """Sources that ``record`` would attach, beyond ``nvtx`` and ``processes``."""
+        return doctor_bpf.attachable(self.checks)
+
 
 Host = dict[str, Any]
-_CHECKS: Final[list[tuple[str, bool, Callable[[Host], Finding]]]] = []
-
-
-def check(
-    name: str, *, needed: bool = False
-) -> Callable[[Callable[[Host], Finding]], Callable[[Host], Finding]]:
-    """Add the function below to the report under ``name``."""
-
-    def register(function: Callable[[Host], Finding]) -> Callable[[Host], Finding]:
-        _CHECKS.append((name, needed, function))
-        return function
-
-    return register
+_CHECKS: Final[CheckList[Host]] = CheckList()
+check = _CHECKS.add
 
 
 def diagnose() -> Diagnosis:
-    """Run every check on this machine; takes about two seconds. Never raises."""
+    """Run every check on this machine; takes about three seconds. Never raises."""
     host = collect_host_facts()
-    checks = []
-    for name, needed, function in _CHECKS:
-        try:
-            finding = function(host)
-        except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
-            finding = Finding(MISSING, f"the check failed: {type(error).__name__}: {error}")
-        checks.append(Check(name, needed, finding))
-    return Diagnosis(checks, host)
+    # Both wait a good deal: for a program to be recorded, and for probes to be detached.
+    with ThreadPoolExecutor(1) as other:
+        through_bpf = other.submit(doctor_bpf.diagnose, host)
+        checks = _CHECKS.run(host)
+        return Diagnosis([*checks, *through_bpf.result()], host)
 
 
 @check("platform", needed=True)
@@ -329,7 +288,7 @@ def _exit_codes(_: Host) -> Finding:
                 "allow pidfd_open in the container's seccomp profile, or Linux 5.3 and later",
             )
     try:
-        seen = tree.exit_code_of(pidfd)
+        seen = procfs.exit_code_of(pidfd)
     finally:
         os.close(pidfd)
     if seen == _CHILD_STATUS:
@@ -439,15 +398,6 @@ def _gpu(host: Host) -> Finding:
     if gpu["accepting_work"] is False:
         return Finding(WARN, f"{shown}; not accepting work", "nvidia-smi conf-compute -srs 1")
     return Finding(OK if gpu["cc_state"] != "unknown" else WARN, shown)
-
-
-@check("lockdown")
-def _lockdown(host: Host) -> Finding:
-    lockdown = host["lockdown"]
-    shown = f"{lockdown['level']} ({lockdown['how']})"
-    if lockdown["level"] == "unknown":
-        return Finding(WARN, shown, "mount -t securityfs securityfs /sys/kernel/security")
-    return Finding(OK, shown)
 
 
 @check("swiotlb")

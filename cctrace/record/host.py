@@ -12,11 +12,13 @@ import platform
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from cctrace.record import nvml
+from cctrace.record.bpf.kernelfs import KernelFs
 from cctrace.record.tee import (
     Cpuid,
     Guest,
@@ -44,6 +46,8 @@ _NVML_TEE = {
     "sev-tio": "sev-snp",
 }
 _CONFIDENTIAL = frozenset({"tdx", "sev-snp", "sev-es", "sev"})
+
+_NOT_MOUNTED: Final = "securityfs is not mounted on /sys/kernel/security"
 
 
 @final
@@ -195,7 +199,22 @@ def _lockdown(roots: Roots) -> dict[str, str]:
         return {"level": "unknown", "how": f"/sys/kernel/security/lockdown says {text[:80]!r}"}
     if (security / "lsm").exists():
         return {"level": "none", "how": "this kernel has no lockdown"}
-    return {"level": "unknown", "how": "securityfs is not mounted on /sys/kernel/security"}
+    if roots.sys == Path("/sys"):
+        return _lockdown_unmounted()
+    return {"level": "unknown", "how": _NOT_MOUNTED}
+
+
+def _lockdown_unmounted() -> dict[str, str]:
+    """As root the file can be read without a mount that anybody sees."""
+    unknown = {"level": "unknown", "how": _NOT_MOUNTED}
+    with closing(KernelFs("securityfs", ())) as security:
+        if security.root is None:
+            return unknown
+        text = security.read("lockdown")
+        if text is None:
+            return {"level": "none", "how": "this kernel has no lockdown"}
+        found = re.search(r"\[(\w+)\]", text)
+        return {"level": found[1], "how": "securityfs, not mounted"} if found else unknown
 
 
 def _swiotlb(roots: Roots, tee: Tee, log: KernelLog) -> dict[str, Any]:

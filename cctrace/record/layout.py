@@ -57,7 +57,9 @@ WIRE_VERSION: Final = 1
 REQ_HELLO: Final = 1
 REQ_MORE: Final = 2
 REQ_REPORT: Final = 3
+REQ_LIBRARY: Final = 4
 REPORT_MAX: Final = 65536
+LIBRARY_PATH_MAX: Final = 4096
 REPLY_OK: Final = 0
 REPLY_REFUSED: Final = 1
 

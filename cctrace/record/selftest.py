@@ -33,7 +33,12 @@ def record(run_dir: Path) -> dict[str, Any]:
         CctraceError: The run cannot be written or the program not started.
     """
     session = Session(
-        Options(command=[sys.executable, "-c", _PROGRAM], output=run_dir, annotate=False)
+        Options(
+            command=[sys.executable, "-c", _PROGRAM],
+            output=run_dir,
+            sources=("nvtx", "processes"),
+            annotate=False,
+        )
     )
     session.start()
     outcome = session.record()

@@ -3,7 +3,9 @@
 Listens on a unix socket in a directory only this user can enter. A request comes
 from whoever found the socket, so the kernel's word on the peer (SO_PEERCRED) is
 what counts: another user, or a process that the target did not start, is refused.
-Runs in a thread of its own, because the engine waits for the reply.
+Runs in a thread of its own, because the engine waits for the reply. Libraries that
+were just loaded are announced here too; attaching to one takes a while, so threads of
+their own do that and reply.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import queue
 import secrets
 import selectors
 import shutil
@@ -28,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 
 from cctrace.record import layout
-from cctrace.record.losses import NVTX, LossLedger
+from cctrace.record.losses import NVTX, RECORDER, LossLedger
 from cctrace.record.segment import Segment
 
 _PREFIX: Final = "cctrace-"
@@ -39,6 +42,10 @@ _MAX_PEERS: Final = 256
 _BACKLOG: Final = 4096
 _PATH_MAX_BYTES: Final = 107  # sockaddr_un.sun_path less its final NUL (unix(7))
 _BREATH_S: Final = 0.05
+_LIBRARY_WAIT_S: Final = 2.0  # WAIT_NS of probes/agent/audit.c
+_LIBRARY_THREADS: Final = 4  # who loads a known library does not wait for a new one
+_MAX_LOADING: Final = 1024
+_ATTACH_PATIENCE_S: Final = 10.0  # for an attach under way when recording ends
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,30 @@ class Handlers:
         hello: Makes the first segment of a new process image, named by its token.
         more: Makes a further one; None refuses.
         report: Takes an adapter's report; raises ValueError where it makes no sense.
+        library: Attaches to a library that a process has mapped and not run yet, by
+            its path as the process has it and an address in it; the process waits
+            meanwhile. Called in threads of its own, several at once; None refuses.
+        library_late: Told, with the same, that the process had stopped waiting and
+            gone on when ``library`` returned.
     """
 
     is_traced: Callable[[int], bool]
     hello: Callable[[Peer, int], Segment]
     more: Callable[[Peer, int], Segment | None]
     report: Callable[[Peer, dict[str, Any]], None]
+    library: Callable[[Peer, bytes, int], None] | None = None
+    library_late: Callable[[Peer, bytes, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """A process that waits for its library to be attached to."""
+
+    socket: socket.socket
+    peer: Peer
+    path: bytes
+    address: int
+    since_s: float
 
 
 def remove_stale_directories() -> None:
@@ -140,17 +165,29 @@ class HandoverServer:
         self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._deadlines: dict[socket.socket, float] = {}
+        self._loading: queue.Queue[_Loading | None] = queue.Queue(_MAX_LOADING)
+        self._closing = False
         self._thread = threading.Thread(target=self._serve, name="cctrace-server", daemon=True)
+        self._library_threads = [
+            threading.Thread(target=self._attach_libraries, name="cctrace-library", daemon=True)
+            for _ in range(_LIBRARY_THREADS if handlers.library is not None else 0)
+        ]
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        for thread in (self._thread, *self._library_threads):
+            thread.start()
 
     def close(self) -> None:
         """Stop answering and remove the socket; peers get a refused connection."""
         if self._thread.is_alive():
+            self._closing = True
             os.write(self._wake_write, b"x")
             self._thread.join()
+            for _ in self._library_threads:
+                self._loading.put(None)
+            for thread in self._library_threads:
+                thread.join(_ATTACH_PATIENCE_S)
         self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -204,15 +241,16 @@ class HandoverServer:
 
     def _answer_and_close(self, selector: selectors.BaseSelector, peer: socket.socket) -> None:
         try:
-            if not self._answer(peer):
+            if not self._answer(selector, peer):
                 self._ledger.add(NVTX, "bad_message", 1)
         except Exception:  # noqa: BLE001 - the peer is gone, or no segment could be
             # made for it; whatever it is, the next one has to be answered.
             self._ledger.add(NVTX, "bad_message", 1)
         finally:
-            self._forget(selector, peer)
+            if peer in self._deadlines:  # not handed on
+                self._forget(selector, peer)
 
-    def _answer(self, peer: socket.socket) -> bool:
+    def _answer(self, selector: selectors.BaseSelector, peer: socket.socket) -> bool:
         """Read one request and reply; False where it made no sense or was refused."""
         data = peer.recv(layout.REQUEST.itemsize + layout.REPORT_MAX)
         who = _credentials(peer)
@@ -230,6 +268,10 @@ class HandoverServer:
         kind = int(request["type"])
         if kind == layout.REQ_REPORT:
             return self._take_report(peer, who, data[layout.REQUEST.itemsize :])
+        if kind == layout.REQ_LIBRARY:
+            path = data[layout.REQUEST.itemsize :]
+            address = int(request["token"])
+            return self._hand_on(selector, _Loading(peer, who, path, address, time.monotonic()))
         segment: Segment | None = None
         token = 0
         if kind == layout.REQ_HELLO:
@@ -246,6 +288,46 @@ class HandoverServer:
         finally:
             segment.close_fd()
         return True
+
+    def _hand_on(self, selector: selectors.BaseSelector, loading: _Loading) -> bool:
+        """Leave a process that loads a library to the threads that attach."""
+        if (
+            self._handlers.library is None
+            or not 0 < len(loading.path) < layout.LIBRARY_PATH_MAX
+            or b"\0" in loading.path
+        ):
+            _reply(loading.socket, layout.REPLY_REFUSED)
+            return False
+        selector.unregister(loading.socket)
+        del self._deadlines[loading.socket]
+        try:
+            self._loading.put_nowait(loading)
+        except queue.Full:  # the process goes on; a scan finds what it loads
+            loading.socket.close()
+        return True
+
+    def _attach_libraries(self) -> None:
+        while True:
+            loading = self._loading.get()
+            if loading is None:
+                return
+            with loading.socket:
+                self._attach_library(loading)
+
+    def _attach_library(self, loading: _Loading) -> None:
+        if self._closing or self._handlers.library is None:
+            return
+        try:
+            self._handlers.library(loading.peer, loading.path, loading.address)
+        except Exception:  # noqa: BLE001 - a fault of ours must not keep the process waiting
+            self._ledger.add(RECORDER, "recorder_error", 1)
+        try:
+            _reply(loading.socket, layout.REPLY_OK)
+        except OSError:
+            # One that hangs up earlier has not gone on: it was killed.
+            waited_s = time.monotonic() - loading.since_s
+            if self._handlers.library_late is not None and waited_s > _LIBRARY_WAIT_S / 2:
+                self._handlers.library_late(loading.peer, loading.path, loading.address)
 
     def _take_report(self, peer: socket.socket, who: Peer, text: bytes) -> bool:
         try:

@@ -18,21 +18,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from cctrace import annotate, resources
-from cctrace.errors import CctraceError
-from cctrace.record import losses, server, target
+from cctrace.errors import EXIT_OK
+from cctrace.record import losses, procfs, server, target
+from cctrace.record.attached import AttachedProcess
+from cctrace.record.bpf.cuda.source import LaunchMode
+from cctrace.record.bpf_source import BpfSource
 from cctrace.record.clock import read_anchor
 from cctrace.record.host import HostFacts
-from cctrace.record.images import Images
 from cctrace.record.layout import RECORD, Geometry
 from cctrace.record.losses import LossLedger
 from cctrace.record.memory import keep_freed_memory
-from cctrace.record.nvtx import to_table
+from cctrace.record.nvtx_source import NvtxSource
 from cctrace.record.rundir import Reserve, create_run_dir
-from cctrace.record.segment import Segment
-from cctrace.record.sources import SOURCES
+from cctrace.record.source import Rows, Source
+from cctrace.record.sources import DEFAULT_SOURCES
 from cctrace.record.tree import ProcessTree
 from cctrace.record.writer import TableWriter
 from cctrace.schema import TABLES
@@ -45,9 +46,8 @@ _WAIT_S: Final = 0.25
 _LAST_REAP_S: Final = 0.02
 _HOST_WAIT_S: Final = 3.0  # a driver that has to wake its GPU first takes over a second
 _MAX_NAMED: Final = 5
-_MAX_REPORTS: Final = 4096
-_MAX_WORDS: Final = 256
-_WORD_LIMIT: Final = 1000
+_REPLACED: Final = ("processes", "threads", "losses")  # written whole at every flush
+_NOT_EVENTS: Final = frozenset({*_REPLACED, "stacks", "counters"})
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,28 @@ class Options:
     """What to record, and where to.
 
     Attributes:
-        command: The target's arguments.
+        command: The target's arguments; empty with ``pid``.
         output: Run directory to make.
         force: Replace a run that is there.
         duration_s: Stop recording after so long; None: with the target.
         sources: Of ``SOURCES``.
         annotate: Give Python engines their step ranges.
         ring_bytes: Size of one thread's ring.
+        bpf_ring_bytes: Size of the ring of the BPF programs, a power of two.
+        launches: Of ``LAUNCH_MODES``.
+        pid: Record this process, which runs already, instead of a command.
     """
 
     command: list[str]
     output: Path
     force: bool = False
     duration_s: float | None = None
-    sources: tuple[str, ...] = SOURCES
+    sources: tuple[str, ...] = DEFAULT_SOURCES
     annotate: bool = True
     ring_bytes: int = Geometry().ring_records * RECORD.itemsize
+    bpf_ring_bytes: int = 32 << 20
+    launches: LaunchMode = "auto"
+    pid: int | None = None
 
     def geometry(self) -> Geometry:
         """Sizes of a segment, the ring rounded down to a power of two records."""
@@ -123,31 +129,48 @@ class Session:
         self._options = options
         self._ledger = LossLedger()
         self._anchor = read_anchor()
-        self._images = Images(options.geometry(), self._anchor.monotonic_ns, self._ledger)
         self._run_dir = options.output
+        self._nvtx = NvtxSource(
+            options.geometry(),
+            self._anchor.monotonic_ns,
+            self._ledger,
+            hook_engines=options.annotate,
+            from_start=options.pid is None,
+        )
+        self._bpf = BpfSource(
+            options.sources,
+            options.command,
+            ring_bytes=options.bpf_ring_bytes,
+            launches=options.launches,
+            ledger=self._ledger,
+        )
+        self._sources: list[Source] = []
+        if "nvtx" in options.sources:
+            self._sources.append(self._nvtx)
+        if self._bpf.wanted:
+            self._sources.append(self._bpf)
         self._writers = {
-            name: TableWriter(TABLES[name], self._run_dir / name)
-            for name in ("nvtx", "processes", "threads", "losses")
+            name: TableWriter(table, self._run_dir / name) for name, table in TABLES.items()
         }
         self._cpu_s_before = time.process_time()
         self._failed: str | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._target: target.Target | None = None
+        self._target: target.Target | AttachedProcess | None = None
         self._server: server.HandoverServer | None = None
-        self._traced = 0
-        self._traced_pids: set[int] = set()
-        self._reports_lock = threading.Lock()
         self._manifest = m.Manifest(
             cctrace_version=VERSION,
-            command=[_printable(word) for word in options.command],
+            command=_command_of(options),
             cwd=_printable(os.getcwd()),  # noqa: PTH109 - the manifest stores text
             start=self._anchor,
             recorder=m.Recorder(os.getpid(), m.start_ticks(os.getpid()) or 0),
             options={
                 "ring_bytes": options.geometry().ring_stride,
+                "bpf_ring_bytes": options.bpf_ring_bytes,
                 "annotate": options.annotate,
+                "launches": options.launches,
                 "duration_s": options.duration_s,
+                "pid": options.pid,
             },
         )
 
@@ -156,9 +179,12 @@ class Session:
 
         Raises:
             CctraceError: The output cannot be written (1), the target does not
-                exist (127) or cannot be executed (126); no run is left behind.
+                exist (127, a process: 1) or cannot be executed (126); no run is
+                left behind.
         """
-        target.become_subreaper()
+        attached = AttachedProcess(self._options.pid) if self._options.pid is not None else None
+        if attached is None:
+            target.become_subreaper()
         server.remove_stale_directories()
         # Whatever fails from here on leaves things as they were.
         with contextlib.ExitStack() as undo:
@@ -169,18 +195,29 @@ class Session:
             self._reserve = Reserve(self._run_dir)
             self._host = HostFacts()
             undo.callback(self._host.close)
-            self._tree = ProcessTree(self._anchor, self._images.process_ended)
+            self._tree = ProcessTree(self._anchor, self._process_ended, self._options.pid)
             environment = target.inherited_environment()
-            self._attach(environment)
+            self._open_server()
             if self._server is not None:
                 undo.callback(self._server.close)
+            for source in self._sources:
+                undo.callback(source.close)
+                source.attach(environment)
+            # What attaching took is not part of the run.
+            self._manifest.start = read_anchor()
             self._write_manifest()
-            self._target = target.start_target(self._options.command, environment)
+            if attached is not None:
+                self._target = attached
+                self._bpf.trace(attached)
+            else:
+                with self._bpf.spawning():
+                    self._target = target.start_target(self._options.command, environment)
             undo.pop_all()
         # Before anything can reap it: one that ends at once is a row all the same.
         self._tree.is_traced(self._target.pid)
-        program = shutil.which(self._options.command[0])
-        self._tree.describe(self._target.pid, program, shlex.join(self._manifest.command))
+        if attached is None:
+            program = shutil.which(self._options.command[0])
+            self._tree.describe(self._target.pid, program, shlex.join(self._manifest.command))
         target.raise_descriptor_limit()
         keep_freed_memory()
         self._tree.start()
@@ -213,113 +250,107 @@ class Session:
                 if timeout <= 0:
                     break
             self._reap(running, timeout)
+            if isinstance(running, AttachedProcess) and running.stopped:
+                break
             if on_progress is not None:
                 on_progress(self._progress())
         return self._close(running)
 
     def wait_target(self) -> int:
-        """Wait for the target, passing signals on; returns its exit status (128 + n)."""
+        """Wait for the target, passing signals on; returns its exit status (128 + n).
+
+        A process that ran before is not waited for, and its status is not ours: 0.
+        """
         running = self._running_target()
+        if isinstance(running, AttachedProcess):
+            return EXIT_OK
         while running.exit_code is None:
             running.wait(_WAIT_S)
         return running.exit_code
 
-    def _running_target(self) -> target.Target:
+    def _running_target(self) -> target.Target | AttachedProcess:
         if self._target is None:
             raise RuntimeError("start() first")
         return self._target
 
-    def _attach(self, environment: dict[str, str]) -> None:
-        if "processes" in self._options.sources:
-            self._manifest.sources.append(m.Source("processes", "attached"))
-        if "nvtx" not in self._options.sources:
-            return
+    def _open_server(self) -> None:
+        """Make the socket that the agent and the audit library speak to."""
         try:
-            agent = resources.native_library("libcctrace_agent.so")
-            emit = resources.native_library("libcctrace_emit.so")
-            Segment(self._options.geometry(), 0).close()  # can we make any at all?
             self._server = server.HandoverServer(
                 server.Handlers(
                     is_traced=self._tree.is_traced,
-                    hello=self._hello,
-                    more=self._images.more,
-                    report=self._take_report,
+                    hello=self._nvtx.hello,
+                    more=self._nvtx.more,
+                    report=self._nvtx.reports.take,
+                    library=self._bpf.library,
+                    library_late=self._bpf.library_late,
                 ),
                 self._ledger,
             )
-        except (CctraceError, OSError) as error:
-            hint = error.hint if isinstance(error, CctraceError) else None
-            self._manifest.sources.append(m.Source("nvtx", "refused", str(error), hint))
-            return
-        self._manifest.sources.append(m.Source("nvtx", "attached"))
-        environment.update(
-            annotate.environment(
-                environment,
-                agent=agent,
-                emit=emit,
-                socket=self._server.path,
-                annotate=self._options.annotate,
-            )
-        )
-
-    def _hello(self, peer: server.Peer, token: int) -> Any:
-        try:
-            segment = self._images.hello(peer, token)
         except OSError as error:
-            self._ledger.add(losses.NVTX, "untraced", 1, pid=peer.pid)
-            self._warn(f"not every process could be traced: {error.strerror or error}")
-            raise
-        self._traced += 1
-        self._traced_pids.add(peer.pid)
-        return segment
+            self._warn(f"programs of the target cannot reach the recorder: {error}")
+            return
+        self._nvtx.socket = self._server
+        self._bpf.socket = self._server.path
 
-    def _take_report(self, peer: server.Peer, report: dict[str, Any]) -> None:
-        new = parse_report(peer.pid, report)
-        with self._reports_lock:
-            for known in self._manifest.adapters:
-                if (known.pid, known.adapter) == (new.pid, new.adapter):
-                    merge_report(known, new)
-                    return
-            if len(self._manifest.adapters) < _MAX_REPORTS:
-                self._manifest.adapters.append(new)
+    def _process_ended(self, pid: int) -> None:
+        self._nvtx.process_ended(pid)
+        self._bpf.process_ended(pid)
 
-    def _reap(self, running: target.Target, timeout_s: float) -> None:
+    def _reap(self, running: target.Target | AttachedProcess, timeout_s: float) -> None:
         for child in running.wait(timeout_s):
             self._tree.reaped(child.pid, child.exit_code)
 
     def _drain_loop(self) -> None:
         try:
             while not self._stopping.wait(_DRAIN_EVERY_S):
-                self._images.drain()
+                for source in self._sources:
+                    source.drain()
         except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
             self._warn(f"the recorder stopped reading events: {error!r}")
+            self._detach()
+
+    def _detach(self) -> None:
+        """Nothing more is kept: probes would slow the target for nothing."""
+        with contextlib.suppress(Exception):
+            self._bpf.stop()
 
     def _write_loop(self) -> None:
         while not self._stopping.wait(_FLUSH_EVERY_S):
             self._flush()
 
     def _flush(self) -> None:
-        rows = 0
+        for source in self._sources:
+            try:
+                rows = source.rows(self._tree)
+            except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
+                self._ledger.add(losses.RECORDER, "recorder_error", 1)
+                self._warn(f"the recorder failed to decode events: {error!r}")
+                continue
+            self._append(rows)
+        if self._failed is not None:
+            return
         try:
-            parts = self._images.decode()
-            rows = sum(len(part) for part in parts)
-            for pid, tid, ts_ns in self._images.take_new_threads():
-                self._tree.note_thread(pid, tid, ts_ns)
-            for pid, tid, name in self._images.take_thread_names():
-                self._tree.name_thread(pid, tid, name)
-            if self._failed is not None:
-                self._ledger.add(losses.RECORDER, self._failed, rows)
-                return
-            if rows:
-                self._writers["nvtx"].append(to_table(parts, self._images.run_keys))
-                rows = 0
             self._write_small_tables()
             self._write_manifest()
         except OSError as error:
-            self._fail(error, rows)
-        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
-            self._ledger.add(losses.RECORDER, "recorder_error", rows)
-            self._warn(f"the recorder failed to write {rows} events: {error!r}")
+            self._fail(error)
+
+    def _append(self, rows: Rows) -> None:
+        """Write rows; those that cannot be written are counted as lost."""
+        for name, table in rows:
+            if self._failed is None:
+                try:
+                    self._writers[name].append(table)
+                except OSError as error:
+                    self._fail(error)
+                except Exception as error:  # noqa: BLE001 - as in _flush
+                    self._ledger.add(losses.RECORDER, "recorder_error", len(table))
+                    self._warn(f"the recorder failed to write {len(table)} rows: {error!r}")
+                    continue
+                else:
+                    continue
+            self._ledger.add(losses.RECORDER, self._failed or "write_failed", len(table))
 
     def _write_small_tables(self) -> None:
         if "processes" in self._options.sources:
@@ -332,21 +363,29 @@ class Session:
         manifest = self._manifest
         manifest.host = self._host.facts()
         manifest.tables = {n: w.rows for n, w in self._writers.items() if w.rows}
-        manifest.events = self._writers["nvtx"].rows
+        manifest.events = sum(w.rows for n, w in self._writers.items() if n not in _NOT_EVENTS)
         manifest.size_bytes = sum(w.size_bytes for w in self._writers.values())
         manifest.lost = self._ledger.lost_events()
-        for source in manifest.sources:
-            if source.name == "nvtx" and source.state == "attached":
-                source.detail = {"programs": self._traced}
-        with self._reports_lock:
-            manifest.write(self._run_dir)
+        manifest.adapters = self._nvtx.reports.all()
+        manifest.sources = self._entries()
+        for source in self._sources:
+            for warning in source.take_warnings():
+                self._warn(warning)
+        manifest.write(self._run_dir)
 
-    def _fail(self, error: OSError, rows: int) -> None:
+    def _entries(self) -> list[m.Source]:
+        found = [entry for source in self._sources for entry in source.entries()]
+        if "processes" in self._options.sources:
+            found.append(m.Source("processes", "attached"))
+        order = {name: number for number, name in enumerate(self._options.sources)}
+        return sorted(found, key=lambda entry: order.get(entry.name, len(order)))
+
+    def _fail(self, error: OSError) -> None:
         """Stop writing events; what comes from now on is counted as lost."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         self._failed = "disk_full" if full else "write_failed"
-        self._ledger.add(losses.RECORDER, self._failed, rows)
         self._warn(f"recording stopped early: {error.strerror or error}")
+        self._detach()
         self._reserve.release()
 
     def _warn(self, text: str) -> None:
@@ -355,30 +394,25 @@ class Session:
 
     def _progress(self) -> Progress:
         return Progress(
-            elapsed_s=(time.monotonic_ns() - self._anchor.monotonic_ns) / 1e9,
-            events=self._images.drained,
+            elapsed_s=(time.monotonic_ns() - self._manifest.start.monotonic_ns) / 1e9,
+            events=sum(source.drained for source in self._sources),
             size_bytes=sum(writer.size_bytes for writer in self._writers.values()),
             lost=self._ledger.lost_events(),
             processes=self._tree.count(),
         )
 
-    def _close(self, running: target.Target) -> Outcome:
+    def _close(self, running: target.Target | AttachedProcess) -> Outcome:
+        # First, while somebody still drains: it may be attaching to a library.
+        if self._server is not None:
+            self._server.close()
         self._stopping.set()
         for thread in self._threads:
             thread.join()
-        if self._server is not None:
-            self._server.close()
         # What ended with the target is ours to reap now, and has a status to tell.
         self._reap(running, _LAST_REAP_S)
         self._tree.close()
-        self._images.end_all()
-        try:
-            while self._images.alive():
-                self._images.drain()
-                self._flush()
-        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
-            self._warn(f"the recorder stopped reading events: {error!r}")
-        self._flush()
+        for source in self._sources:
+            self._drain_last(source)
         self._host.wait(_HOST_WAIT_S)
         self._host.close()
         manifest = self._manifest
@@ -389,16 +423,30 @@ class Session:
         if running.exit_code is not None and (left := sorted(self._tree.running())):
             pids = ", ".join(map(str, left[:_MAX_NAMED])) + (", ..." if left[_MAX_NAMED:] else "")
             self._warn(f"the target has left running: {pids} ({len(left)} in all)")
-        if self._server is not None:
+        if self._nvtx.is_attached:
             self._warn_of_other_users()
-            if not self._traced:
+            if not self._nvtx.traced_pids:
                 self._warn("no program of the target made an NVTX call")
         self._last_words()
         return Outcome(self._run_dir, manifest, self._ledger.by_reason())
 
+    def _drain_last(self, source: Source) -> None:
+        try:
+            source.stop()
+            source.drain()
+            while source.pending():
+                source.drain()
+                self._append(source.rows(self._tree))
+            self._append(source.rows(self._tree))
+            self._append(source.finish())
+        except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
+            self._warn(f"the recorder stopped reading events: {error!r}")
+        finally:
+            source.close()
+
     def _warn_of_other_users(self) -> None:
         others = self._tree.of_other_users()
-        untraced = sorted(others.keys() - self._traced_pids)
+        untraced = sorted(others.keys() - self._nvtx.traced_pids)
         if untraced:
             self._warn(
                 f"NVTX calls of {len(untraced)} processes of other users could not be recorded "
@@ -414,56 +462,22 @@ class Session:
         except OSError as error:
             self._warn(f"the end of the run could not be written: {error.strerror or error}")
 
-    def _how_it_ended(self, running: target.Target) -> str:
+    def _how_it_ended(self, running: target.Target | AttachedProcess) -> str:
         if self._failed is not None:
             return m.DISK_FULL if self._failed == "disk_full" else m.WRITE_FAILED
+        if isinstance(running, AttachedProcess) and running.stopped:
+            return m.STOPPED
         if running.exit_code is None:
             return m.DURATION
         return m.TARGET_SIGNAL if running.signalled else m.CLEAN
 
 
+def _command_of(options: Options) -> list[str]:
+    if options.pid is None:
+        return [_printable(word) for word in options.command]
+    return shlex.split(procfs.read_program(options.pid).cmdline or "")
+
+
 def _printable(argument: str) -> str:
     """What is no UTF-8 replaced, so that whoever reads the manifest can print it."""
     return os.fsencode(argument).decode("utf-8", "replace")
-
-
-def merge_report(known: m.HookReport, new: m.HookReport) -> None:
-    """Add to a process's report what the adapter says of a further module."""
-    for ours, theirs in ((known.hooked, new.hooked), (known.missing, new.missing)):
-        fresh = [word for word in theirs if word not in ours]
-        ours.extend(fresh[: _MAX_WORDS - len(ours)])
-    known.engine_version = known.engine_version or new.engine_version
-    if new.note and new.note not in (known.note or ""):
-        known.note = f"{known.note}; {new.note}"[:_WORD_LIMIT] if known.note else new.note
-
-
-def parse_report(pid: int, report: dict[str, Any]) -> m.HookReport:
-    """Check what an adapter reported; it comes from the target, so nothing is trusted.
-
-    Raises:
-        ValueError: A field is missing, of another kind, or too long.
-    """
-
-    def text(name: str) -> str | None:
-        value = report.get(name)
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"{name} is not text")
-        return _word(value) if value is not None else None
-
-    def words(name: str) -> list[str]:
-        value = report.get(name, [])
-        if not isinstance(value, list) or len(value) > _MAX_WORDS:
-            raise ValueError(f"{name} is not a list of at most {_MAX_WORDS}")
-        return [_word(str(word)) for word in value]
-
-    adapter = text("adapter")
-    if adapter is None:
-        raise ValueError("adapter is missing")
-    return m.HookReport(
-        pid, adapter, text("engine_version"), words("hooked"), words("missing"), text("note")
-    )
-
-
-def _word(text: str) -> str:
-    # JSON can hold lone surrogates, which nobody could print.
-    return text[:_WORD_LIMIT].encode("utf-8", "replace").decode()

@@ -35,7 +35,7 @@ FORWARDED: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-_WAITED_FOR: Final = frozenset({*FORWARDED, signal.SIGCHLD})
+TAKEN_SIGNALS: Final = frozenset({*FORWARDED, signal.SIGCHLD})
 # Python ignores these; a program started by a shell does not.
 _RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _SI_KERNEL: Final = 0x80  # sigaction(2): sent by the kernel, here the terminal driver
@@ -48,7 +48,7 @@ def block_signals() -> None:
     Call it before any other thread is there (NumPy starts some when imported):
     the kernel delivers a signal to any thread that does not block it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+    signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN_SIGNALS)
 
 
 def become_subreaper() -> bool:
@@ -135,7 +135,7 @@ class Target:
         # Not sigtimedwait in the caller: CPython's returns uninitialised memory
         # when it is interrupted (a stop and a continue) and its time is over.
         while True:
-            self._arrived.put(signal.sigwaitinfo(_WAITED_FOR))
+            self._arrived.put(signal.sigwaitinfo(TAKEN_SIGNALS))
 
     def _take(self, info: signal.struct_siginfo) -> None:
         by_terminal = info.si_code == _SI_KERNEL

@@ -9,12 +9,8 @@ than one round of the walk and never calls NVTX can be missed.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import os
 import select
-import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +19,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from cctrace.errors import EXIT_SIGNAL_BASE
+from cctrace.record import procfs
 from cctrace.record.clock import now_ns, ticks_to_monotonic_ns
 from cctrace.record.limits import leaves_descriptors
 from cctrace.schema import TABLES
@@ -34,15 +30,8 @@ _ROUND_MAX_S: Final = 0.5
 _ROUND_COST: Final = 50  # a round may take one fiftieth of the time
 _NAMES_EVERY_S: Final = 1.0
 _YOUNG_NS: Final = 1_000_000_000
-_CMDLINE_MAX_BYTES: Final = 16384
+_GRAIN_NS: Final = 25_000_000  # a clock tick of /proc, and the two clocks' own grain
 _REAP_PATIENCE_S: Final = 5.0  # for another parent to reap before its exit code is given up
-
-# include/uapi/linux/pidfd.h: struct pidfd_info (first published size, 64 bytes),
-# PIDFD_GET_INFO = _IOWR(0xFF, 11, struct pidfd_info), PIDFD_INFO_EXIT.
-_PIDFD_INFO_BYTES: Final = 64
-_PIDFD_GET_INFO: Final = (3 << 30) | (_PIDFD_INFO_BYTES << 16) | (0xFF << 8) | 11
-_PIDFD_INFO_EXIT: Final = 1 << 3
-_PIDFD_EXIT_CODE_AT: Final = 60
 
 
 @dataclass
@@ -54,6 +43,12 @@ class Thread:
     start_ns: int | None
     name: str | None
     end_ns: int | None = None
+    named: bool = False  # by the program itself, through NVTX
+
+    def rename(self, name: str | None) -> None:
+        """Take the name the kernel has for it, unless the program gave it a better one."""
+        if name and not self.named:
+            self.name = name
 
 
 @dataclass
@@ -72,6 +67,7 @@ class Process:
         end_ns: When it ended; None while it runs.
         exit_code: Exit status, 128 + n for signal n; None: unknown.
         other_uid: Its user, where that is neither ours nor root.
+        exit_ns: When the last thread seen to end did, from the kernel; exact.
     """
 
     pid: int
@@ -87,6 +83,7 @@ class Process:
     end_ns: int | None = None
     exit_code: int | None = None
     other_uid: int | None = None
+    exit_ns: int | None = None
     pidfd: int = -1
 
     def add_ended(self, thread: Thread, end_ns: int) -> None:
@@ -104,9 +101,13 @@ class ProcessTree:
     Args:
         anchor: Clocks of one moment, to place /proc's start times.
         on_exit: Called in the tree's thread when a process has ended, with its pid.
+        root: A process that runs already, to follow with all that it has started.
     """
 
-    def __init__(self, anchor: Anchor, on_exit: Callable[[int], None]) -> None:
+    def __init__(
+        self, anchor: Anchor, on_exit: Callable[[int], None], root: int | None = None
+    ) -> None:
+        self._roots = {os.getpid()} if root is None else {os.getpid(), root}
         self._anchor = anchor
         self._on_exit = on_exit
         self._own_pid = os.getpid()
@@ -114,8 +115,8 @@ class ProcessTree:
         # Children the recorder already has are its own helpers, not the target's.
         self._helpers = {
             (child, start_ticks(child))
-            for tid in _list_tids(self._own_pid)
-            for child in _children(self._own_pid, tid)
+            for tid in procfs.list_tids(self._own_pid)
+            for child in procfs.children(self._own_pid, tid)
         }
         self._running: dict[int, Process] = {}
         self._ended: list[Process] = []
@@ -160,12 +161,12 @@ class ProcessTree:
                 return False
             at = pid
             for _ in range(1000):
-                if at == self._own_pid:
+                if at in self._roots:
                     self._adopt(pid)
                     return pid in self._running
                 if at <= 1:
                     return False
-                at = _parent(at) or 0
+                at = procfs.parent(at) or 0
             return False
 
     def reaped(self, pid: int, exit_code: int) -> None:
@@ -199,6 +200,11 @@ class ProcessTree:
         with self._lock:
             return list(self._running)
 
+    def running_threads(self) -> list[int]:
+        """Threads of processes not ended, as last seen."""
+        with self._lock:
+            return [tid for process in self._running.values() for tid in process.threads]
+
     def of_other_users(self) -> dict[int, int]:
         """Uid by pid of processes that may not enter what belongs to us alone."""
         with self._lock:
@@ -211,6 +217,7 @@ class ProcessTree:
             process = self._running.get(pid)
             if process is not None and tid in process.threads:
                 process.threads[tid].name = name
+                process.threads[tid].named = True
 
     def note_thread(self, pid: int, tid: int, ts_ns: int) -> None:
         """Take in a thread known by its events; it may have come and gone between walks.
@@ -224,11 +231,88 @@ class ProcessTree:
             process = self._running.get(pid) or self._last_ended.get(pid)
             if process is None or tid in process.threads or tid in process.ended_tids:
                 return
-            thread = Thread(tid, ts_ns, _thread_start_ns(pid, tid, self._anchor), _comm(pid, tid))
+            thread = Thread(
+                tid, ts_ns, procfs.thread_start_ns(pid, tid, self._anchor), procfs.comm(pid, tid)
+            )
             if process.end_ns is None and thread.name is not None:
                 process.threads[tid] = thread
                 return
             process.add_ended(thread, process.end_ns or now_ns())
+
+    def note_process(self, pid: int, ppid: int, ts_ns: int, name: str) -> None:
+        """Take in a process whose start was seen; it may be gone already.
+
+        Args:
+            pid: The new process.
+            ppid: Who made it.
+            ts_ns: When, ns of CLOCK_MONOTONIC.
+            name: Its thread's name.
+        """
+        with self._lock:
+            process = self._known(pid, ts_ns)
+            if process is None:
+                self._adopt(pid)
+                process = self._known(pid, ts_ns)
+            if process is None:
+                # ticks -1: no process in /proc is this one.
+                process = Process(pid, -1, ts_ns, ts_ns, ppid, None, None, end_ns=ts_ns)
+                self._ended.append(process)
+                self._last_ended[pid] = process
+            process.start_ns = ts_ns
+            process.first_ns = min(process.first_ns, ts_ns)
+            self._thread_started(process, pid, ts_ns, name)
+
+    def note_thread_start(self, pid: int, tid: int, ts_ns: int, name: str) -> None:
+        """Take in a thread whose start was seen; it may be gone already."""
+        with self._lock:
+            process = self._known(pid, ts_ns, at_start=False)
+            if process is not None:
+                self._thread_started(process, tid, ts_ns, name)
+
+    def note_thread_end(self, pid: int, tid: int, ts_ns: int, name: str) -> None:
+        """Take in the end of a thread, with the last name it had."""
+        with self._lock:
+            process = self._known(pid, ts_ns, at_start=False)
+            if process is None:
+                return
+            if process.end_ns is not None:
+                last = max(process.exit_ns or 0, ts_ns)
+                process.exit_ns = process.end_ns = last
+            else:
+                process.exit_ns = ts_ns
+            thread = process.threads.get(tid)
+            if thread is not None and process.end_ns is None:
+                process.add_ended(process.threads.pop(tid), ts_ns)
+            else:
+                ended = [t for t in process.ended_threads if t.tid == tid]
+                thread = ended[-1] if ended else thread
+            if thread is not None:
+                thread.end_ns = ts_ns
+                thread.rename(name)
+
+    def _known(self, pid: int, ts_ns: int, *, at_start: bool = True) -> Process | None:
+        """The process that had ``pid`` at ``ts_ns``; with ``at_start``: that started then."""
+        for process in (self._running.get(pid), self._last_ended.get(pid)):
+            if process is None or process.start_ns > ts_ns + _GRAIN_NS:
+                continue
+            if not at_start or process.start_ns >= ts_ns - _GRAIN_NS:
+                return process
+        return None
+
+    @staticmethod
+    def _thread_started(process: Process, tid: int, ts_ns: int, name: str) -> None:
+        thread = process.threads.get(tid)
+        if thread is None:
+            ended = [t for t in process.ended_threads if t.tid == tid]
+            thread = ended[-1] if ended else None
+        if thread is None or (thread.end_ns is not None and thread.end_ns < ts_ns):
+            thread = Thread(tid, ts_ns, ts_ns, name)
+            if process.end_ns is None:
+                process.threads[tid] = thread
+            else:
+                process.add_ended(thread, process.end_ns)
+        thread.start_ns = ts_ns
+        thread.first_ns = min(thread.first_ns, ts_ns)
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """The tables ``processes`` and ``threads`` as known now, by start."""
@@ -288,14 +372,16 @@ class ProcessTree:
             pause_s = min(max(_ROUND_MIN_S, took_s * _ROUND_COST), _ROUND_MAX_S)
 
     def _walk(self, *, names: bool) -> None:
-        queue = [self._own_pid]
+        for root in self._roots - {self._own_pid} - self._running.keys():
+            self._adopt(root)
+        queue = list(self._roots)
         while queue:
             pid = queue.pop()
-            tids = _list_tids(pid)
+            tids = procfs.list_tids(pid)
             if pid != self._own_pid and pid in self._running:
                 self._see_threads(self._running[pid], tids, names=names)
             for tid in tids:
-                for child in _children(pid, tid):
+                for child in procfs.children(pid, tid):
                     if child not in self._running:
                         self._adopt(child)
                     if child in self._running:
@@ -313,7 +399,7 @@ class ProcessTree:
             ticks=ticks,
             first_ns=now_ns(),
             start_ns=ticks_to_monotonic_ns(ticks, self._anchor),
-            ppid=_parent(pid),
+            ppid=procfs.parent(pid),
             exe=None,
             cmdline=None,
         )
@@ -324,11 +410,11 @@ class ProcessTree:
         if not leaves_descriptors(process.pidfd):
             _close_fd(process)
             return
-        _read_program(process)
+        self._read_program(process)
         self._running[pid] = process
         self._by_fd[process.pidfd] = process
         self._poll.register(process.pidfd, select.POLLIN)
-        self._see_threads(process, _list_tids(pid), names=True)
+        self._see_threads(process, procfs.list_tids(pid), names=True)
 
     def _see_threads(self, process: Process, tids: list[int], *, names: bool) -> None:
         now = now_ns()
@@ -338,11 +424,11 @@ class ProcessTree:
                 process.threads[tid] = Thread(
                     tid,
                     now,
-                    _thread_start_ns(process.pid, tid, self._anchor),
-                    _comm(process.pid, tid),
+                    procfs.thread_start_ns(process.pid, tid, self._anchor),
+                    procfs.comm(process.pid, tid),
                 )
             elif names:
-                thread.name = _comm(process.pid, tid) or thread.name
+                thread.rename(procfs.comm(process.pid, tid))
         if tids and len(tids) != len(process.threads):
             there = set(tids)
             for tid in [t for t in process.threads if t not in there]:
@@ -350,12 +436,20 @@ class ProcessTree:
         # A process is often caught between fork and exec, so a young one is read
         # every time.
         if names or now - process.first_ns < _YOUNG_NS:
-            _read_program(process)
+            self._read_program(process)
+
+    @staticmethod
+    def _read_program(process: Process) -> None:
+        program = procfs.read_program(process.pid)
+        process.exe = program.exe or process.exe
+        process.cmdline = program.cmdline or process.cmdline
+        if program.uid is not None:
+            process.other_uid = program.uid if program.uid not in {os.geteuid(), 0} else None
 
     def _end(self, process: Process) -> None:
         if process.end_ns is not None:
             return
-        process.end_ns = now_ns()
+        process.end_ns = process.exit_ns or now_ns()
         for thread in process.threads.values():
             thread.end_ns = process.end_ns
         del self._running[process.pid]
@@ -370,7 +464,7 @@ class ProcessTree:
         waiting: list[tuple[float, Process]] = []
         for deadline, process in self._unreaped:
             if process.exit_code is None:
-                process.exit_code = exit_code_of(process.pidfd)
+                process.exit_code = procfs.exit_code_of(process.pidfd)
             if process.exit_code is None and not final and time.monotonic() < deadline:
                 waiting.append((deadline, process))
             else:
@@ -382,73 +476,3 @@ def _close_fd(process: Process) -> None:
     if process.pidfd >= 0:
         os.close(process.pidfd)
         process.pidfd = -1
-
-
-def exit_code_of(pidfd: int) -> int | None:
-    """Exit status of an ended process, 128 + n for signal n; None: not to be had."""
-    info = bytearray(_PIDFD_INFO_BYTES)
-    info[0:8] = _PIDFD_INFO_EXIT.to_bytes(8, "little")
-    try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
-    except OSError:  # an older kernel, or not reaped yet
-        return None
-    if not int.from_bytes(info[0:8], "little") & _PIDFD_INFO_EXIT:
-        return None
-    status = ctypes.c_int32.from_buffer(info, _PIDFD_EXIT_CODE_AT).value
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else EXIT_SIGNAL_BASE - code
-
-
-def _list_tids(pid: int) -> list[int]:
-    try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 - hot
-    except OSError:
-        return []
-
-
-def _children(pid: int, tid: int) -> list[int]:
-    return [int(word) for word in (_read(f"/proc/{pid}/task/{tid}/children") or b"").split()]
-
-
-def _parent(pid: int) -> int | None:
-    stat = _read(f"/proc/{pid}/stat")
-    return int(stat[stat.rindex(b")") + 2 :].split()[1]) if stat else None
-
-
-def _thread_start_ns(pid: int, tid: int, anchor: Anchor) -> int | None:
-    stat = _read(f"/proc/{pid}/task/{tid}/stat")
-    if not stat:
-        return None
-    return ticks_to_monotonic_ns(int(stat[stat.rindex(b")") + 2 :].split()[19]), anchor)
-
-
-def _comm(pid: int, tid: int) -> str | None:
-    name = _read(f"/proc/{pid}/task/{tid}/comm")
-    return name.rstrip(b"\n").decode("utf-8", "replace") if name else None
-
-
-def _read_program(process: Process) -> None:
-    with contextlib.suppress(OSError):
-        link = os.readlink(f"/proc/{process.pid}/exe")  # noqa: PTH115 - hot
-        process.exe = os.fsencode(link).decode("utf-8", "replace")
-    with contextlib.suppress(OSError):
-        # Root's is also what may not be dumped, whoever it belongs to.
-        uid = os.stat(f"/proc/{process.pid}").st_uid  # noqa: PTH116 - hot
-        process.other_uid = uid if uid not in {os.geteuid(), 0} else None
-    raw = _read(f"/proc/{process.pid}/cmdline", _CMDLINE_MAX_BYTES)
-    if raw:
-        words = raw.rstrip(b"\0").decode("utf-8", "replace").split("\0")
-        process.cmdline = shlex.join(words)
-
-
-def _read(path: str, limit: int = 65536) -> bytes | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, limit)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

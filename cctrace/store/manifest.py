@@ -24,6 +24,7 @@ RECORDING = "recording"  # not over; or the recorder was killed
 CLEAN = "clean"  # the target exited by itself
 TARGET_SIGNAL = "target_signal"  # a signal ended the target
 DURATION = "duration"  # --duration was over
+STOPPED = "stopped"  # the user ended the recording; the process recorded goes on
 DISK_FULL = "disk_full"  # recording stopped early; the target went on
 WRITE_FAILED = "write_failed"  # as disk_full, for another error of the disk
 RECORDER_KILLED = "recorder_killed"  # never stored: what a reader makes of RECORDING

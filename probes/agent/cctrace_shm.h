@@ -168,9 +168,12 @@ enum cct_request_type {
 	CCT_REQ_HELLO = 1,  /* a process image wants its first segment; token 0 */
 	CCT_REQ_MORE = 2,   /* it wants another one; token: of the hello's reply */
 	CCT_REQ_REPORT = 3, /* JSON text follows the request, at most CCT_REPORT_MAX */
+	CCT_REQ_LIBRARY =
+	    4, /* a library is mapped: its path follows; token: an address in it */
 };
 
 #define CCT_REPORT_MAX 65536u
+#define CCT_LIBRARY_PATH_MAX 4096u
 
 struct cct_request {
 	uint32_t magic;
