@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cctrace.cli import units
 from cctrace.cli.output import add_column, add_row, new_table, number, render
 from cctrace.cli.units import harmless, shell_word, size
 from cctrace.errors import EXIT_SIGNAL_BASE
@@ -26,10 +27,18 @@ _ENDED = {
     "recording": "still being recorded",
     "clean": "the target ended",
     "target_signal": "a signal ended the target",
+    "stopped": "the recording was stopped; the process went on",
     "duration": "--duration was over",
     "disk_full": "the disk was full; the target went on",
     "write_failed": "the run could not be written; the target went on",
     "recorder_killed": "the recorder was killed; what it had written is here",
+}
+
+
+_HOW = {
+    "before_load": "",
+    "at_load": ", as it was loaded",
+    "late": ", late: earlier calls are missing",
 }
 
 
@@ -145,10 +154,25 @@ def _sources(manifest: Manifest) -> str:
     lines = ["Sources"]
     for source in manifest.sources:
         reason = f": {source.reason}" if source.reason else ""
-        lines.append(harmless(f"  {source.name:<14}{source.state}{reason}"))
+        lines.append(harmless(f"  {source.name:<16}{source.state}{reason}"))
         if source.hint:
-            lines.append(harmless(f"{'':16}hint: {source.hint}"))
+            lines.append(harmless(f"{'':18}hint: {source.hint}"))
+        lines += [harmless(f"{'':18}{line}") for line in _libraries(source.detail)]
     return "\n".join(lines if manifest.sources else [*lines, "  none"])
+
+
+def _libraries(detail: dict[str, Any]) -> Iterator[str]:
+    """A line for each library that was probed: which, how many functions, in time or late."""
+    when = {
+        entry.get("path"): _HOW.get(str(entry.get("how")), "")
+        for entry in detail.get("loaded", ())
+        if isinstance(entry, dict)
+    }
+    for library in detail.get("libraries", ()):
+        if isinstance(library, dict):
+            how = when.get(library.get("path"), "")
+            functions = units.count(int(library.get("attached", 0)), "function")
+            yield f"{library.get('path')}: {functions}{how}"
 
 
 def _adapters(adapters: list[HookReport]) -> str:
@@ -206,7 +230,12 @@ def _losses(run: Run) -> str:
 def _next(run: Run) -> str:
     path = shell_word(run.path)
     names = ["losses"] if run.losses.lost else []
-    names += ["steps", "itl", "nvtx_summary"] if run.rows("nvtx") else ["processes"]
+    names += ["steps", "itl", "nvtx_summary"] if run.rows("nvtx") else []
+    names += ["cuda_summary"] if run.rows("cuda_api") else []
+    names += ["crossings_per_step"] if run.rows("cuda_api") and run.rows("nvtx") else []
+    names += ["launches"] if run.rows("cuda_launches") else []
+    names += ["swiotlb_by_device"] if run.rows("swiotlb") else []
+    names = names or (["processes"] if run.rows("processes") else ["runs"])
     lines = ["Next"]
     lines += [f"  cctrace query {harmless(path)} --name {name}" for name in names]
     return "\n".join(lines)

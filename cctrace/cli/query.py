@@ -193,18 +193,18 @@ def listing() -> str:
     known = library()
     lines = ["Reports (--name NAME)"]
     for report in known.reports.values():
-        lines.append(f"  {report.name:<14}{report.description}")
+        lines.append(f"  {report.name:<20}{report.description}")
         for param in report.params:
             default = "NULL" if param.default is None else param.default
             usage = f"--param {param.name}={default}"
-            lines.append(f"{'':16}{usage:<26}{param.doc} ({param.type})")
+            lines.append(f"{'':22}{usage:<26}{param.doc} ({param.type})")
     lines += ["", "Views"]
     lines += [
-        f"  {view.name:<16}{view.description}"
+        f"  {view.name:<20}{view.description}"
         for view in sorted(known.views, key=lambda v: v.name)
         if not view.is_private
     ]
     lines += ["", "Tables"]
-    lines += [f"  {table.name:<16}{table.doc}" for table in relations().values()]
+    lines += [f"  {table.name:<20}{table.doc}" for table in relations().values()]
     lines += ["", "Columns: cctrace query RUN 'DESCRIBE nvtx', or docs/queries.md"]
     return "\n".join(lines) + "\n"

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from cctrace.record.bpf.cuda.source import LaunchMode
     from cctrace.record.session import Outcome, Progress
+    from cctrace.store.manifest import Source
 
 from cctrace.cli import units
 from cctrace.errors import EXIT_NOT_FOUND, EXIT_USAGE, CctraceError
-from cctrace.record.sources import SOURCES
+from cctrace.record.sources import (
+    DEFAULT_SOURCES,
+    LAUNCH_MODES,
+    SOURCES,
+    WHERE_PRESENT,
+)
 from cctrace.record.target import block_signals
 
 _MIB = 1 << 20
@@ -45,9 +52,17 @@ def _parse_sources(_ctx: click.Context, param: click.Parameter, value: str) -> t
     "--sources",
     callback=_parse_sources,
     metavar="LIST",
-    default=",".join(SOURCES),
+    default=",".join(DEFAULT_SOURCES),
+    show_default="all but " + ", ".join(n for n in SOURCES if n not in DEFAULT_SOURCES),
+    help="What to record, comma-separated: " + ", ".join(SOURCES) + ".",
+)
+@click.option(
+    "--launches",
+    type=click.Choice(LAUNCH_MODES),
+    default="auto",
     show_default=True,
-    help="What to record, comma-separated.",
+    help="Record each kernel launch in full, or sums of them; auto: in full while that takes "
+    "under 1% of a thread's time, else sums, of all of the time or of samples of it.",
 )
 @click.option(
     "--duration",
@@ -68,8 +83,20 @@ def _parse_sources(_ctx: click.Context, param: click.Parameter, value: str) -> t
     show_default=True,
     help="Buffer of each traced thread, in MiB (rounded down to a power of two).",
 )
+@click.option(
+    "--bpf-buffer-mb",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Buffer of all BPF sources, in MiB (rounded down to a power of two).",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors and losses only.")
-@click.argument("cmd", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.option(
+    "--pid",
+    type=click.IntRange(1),
+    help="Record a process that runs already (and all it has started) instead of CMD.",
+)
+@click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
 def command(
     output: Path | None,
     *,
@@ -78,21 +105,29 @@ def command(
     duration: float | None,
     annotate: bool,
     buffer_mb: int,
+    bpf_buffer_mb: int,
+    launches: LaunchMode,
     quiet: bool,
+    pid: int | None,
     cmd: tuple[str, ...],
 ) -> int:
-    """Run CMD and record what it does into a run directory.
+    """Run CMD and record what it does into a run directory; or record a running process.
 
     CMD keeps the terminal, gets its signals, and its exit status is what record
     ends with (128 + n for signal n; 127: not found; 126: not executable). A full
-    buffer drops events and counts them; the command is never made to wait.
+    buffer drops events and counts them; the command never waits for it.
 
     \b
     Example:
       cctrace record -o run -- vllm serve my/model
       cctrace record --duration 30 -- python generate.py --steps 64
+      cctrace record --duration 10 --pid 4711
     """
-    if not cmd[0]:
+    if pid is None and not cmd:
+        raise click.UsageError("name a command to run, or a process with --pid")
+    if pid is not None and cmd:
+        raise click.UsageError("give either --pid or a command, not both")
+    if cmd and not cmd[0]:
         raise CctraceError("the command is an empty word", None, EXIT_NOT_FOUND)
     if not sources:
         raise CctraceError("no source to record", f"there are: {', '.join(SOURCES)}", EXIT_USAGE)
@@ -112,13 +147,16 @@ def command(
             sources=sources,
             annotate=annotate,
             ring_bytes=buffer_mb * _MIB,
+            bpf_ring_bytes=(1 << (bpf_buffer_mb.bit_length() - 1)) * _MIB,
+            launches=launches,
+            pid=pid,
         )
     )
     session.start()
     line = _ProgressLine(enabled=not quiet and sys.stderr is not None and sys.stderr.isatty())
     outcome = session.record(line.show)
     line.clear()
-    _warn(outcome)
+    _warn(outcome, asked=sources != DEFAULT_SOURCES)
     if not quiet:
         _summarise(outcome)
     return session.wait_target()
@@ -184,8 +222,13 @@ class _ProgressLine:
             self._enabled = False
 
 
-def _warn(outcome: Outcome) -> None:
-    """Say what the run lacks, which --quiet does not silence."""
+def _warn(outcome: Outcome, *, asked: bool) -> None:
+    """Say what the run lacks, which --quiet does not silence.
+
+    Args:
+        outcome: The recording.
+        asked: Whether the user named the sources.
+    """
     manifest = outcome.manifest
     total = manifest.events + manifest.lost
     if manifest.lost:
@@ -193,13 +236,10 @@ def _warn(outcome: Outcome) -> None:
             f"{reason} {count:,}" for reason, count in sorted(outcome.losses.items())
         )
         _say(f"WARNING: {manifest.lost:,} of {total:,} events lost ({reasons})")
-        if "ring_full" in outcome.losses:
-            _say("hint: raise --buffer-mb")
-    for source in manifest.sources:
-        if source.state == "refused":
-            _say(f"WARNING: {source.name} was not recorded: {source.reason}")
-            if source.hint:
-                _say(f"hint: {source.hint}")
+        for reason, option in (("ring_full", "--buffer-mb"), ("bpf_ring_full", "--bpf-buffer-mb")):
+            if reason in outcome.losses:
+                _say(f"hint: raise {option}")
+    _warn_of_refusals(manifest.sources, asked=asked)
     for adapter in manifest.adapters:
         if adapter.missing:
             _say(
@@ -210,6 +250,24 @@ def _warn(outcome: Outcome) -> None:
         _say(f"WARNING: {warning}")
 
 
+def _warn_of_refusals(sources: list[Source], *, asked: bool) -> None:
+    """Say what could not be recorded, once for each reason.
+
+    What the machine does not have is worth a word only where it was ``asked`` for.
+    """
+    by_reason: dict[tuple[str | None, str | None], list[str]] = {}
+    for source in sources:
+        if source.state == "refused":
+            by_reason.setdefault((source.reason, source.hint), []).append(source.name)
+    for (reason, hint), names in by_reason.items():
+        if not asked and WHERE_PRESENT.issuperset(names):
+            continue
+        verb = "was" if len(names) == 1 else "were"
+        _say(f"WARNING: {', '.join(names)} {verb} not recorded: {reason}")
+        if hint:
+            _say(f"hint: {hint}")
+
+
 def _summarise(outcome: Outcome) -> None:
     manifest = outcome.manifest
     processes = manifest.tables.get("processes", 0)
@@ -217,7 +275,8 @@ def _summarise(outcome: Outcome) -> None:
         f"Wrote {outcome.run_dir} ({units.count(manifest.events, 'event')}, "
         f"{units.size(manifest.size_bytes)}, {units.count(processes, 'process')})"
     )
-    name = "nvtx_summary" if manifest.tables.get("nvtx") else "processes"
+    by_table = {"cuda_api": "cuda_summary", "nvtx": "nvtx_summary"}
+    name = next((q for table, q in by_table.items() if manifest.tables.get(table)), "processes")
     _say(f"next: cctrace query {units.shell_word(outcome.run_dir)} --name {name}")
-    if manifest.exit_code is None:
+    if manifest.exit_code is None and manifest.options.get("pid") is None:
         _say("the command goes on; cctrace waits for it")
