@@ -77,7 +77,7 @@ def test_arguments_arrive_as_given(tmp_path: Path) -> None:
 def test_relative_output_and_default_name(tmp_path: Path) -> None:
     """-o is taken from where the user is; without it a dated directory is made there."""
     done = subprocess.run(
-        [*CCTRACE, "record", "-o", "sub/run", "true"],
+        [*CCTRACE, "record", "--sources", "nvtx,processes", "-o", "sub/run", "true"],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -129,11 +129,15 @@ def test_signals_sent_to_record_reach_the_target(tmp_path: Path, name: str) -> N
     os.mkfifo(ready)
     script = tmp_path / "target.py"
     script.write_text(
-        "import signal, sys\n"
+        "import os, signal, sys\n"
         "got = []\n"
+        "arrived, wake = os.pipe()\n"
+        "os.set_blocking(wake, False)\n"
+        "signal.set_wakeup_fd(wake)\n"
         f"signal.signal(signal.{name}, lambda n, f: got.append(n))\n"
         f"open({str(ready)!r}, 'w').close()\n"
-        "while not got: signal.pause()\n"
+        # Not pause(): the signal may come just before it.
+        "os.read(arrived, 1)\n"
         f"open({str(answer)!r}, 'w').write(str(got))\n"
         "sys.exit(43)\n"
     )

@@ -110,7 +110,8 @@ def test_suppressions_have_a_code_and_a_reason() -> None:
 @pytest.mark.parametrize("name", [n for n in FILES if Path(n).suffix in {".c", ".h"}])
 def test_c_files_name_their_licence(name: str) -> None:
     # The kernel lends some helpers to GPL-compatible programs only.
-    licence = "(GPL-2.0-only OR Apache-2.0)" if "probes/bpf/" in name else "Apache-2.0"
+    in_kernel = name.startswith(("probes/bpf/", "tests/targets/kernel/")) or ".bpf." in name
+    licence = "(GPL-2.0-only OR Apache-2.0)" if in_kernel else "Apache-2.0"
     assert f"SPDX-License-Identifier: {licence}" in _text(name).splitlines()[0]
 
 

@@ -8,7 +8,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from click.testing import CliRunner
 from cctrace import resources
 from cctrace.cli.doctor import command
 from cctrace.errors import CctraceError
-from cctrace.record import doctor
-from cctrace.record.doctor import MISSING, OK, WARN, Check, Diagnosis, Finding
+from cctrace.record import doctor, doctor_bpf
+from cctrace.record.doctor import Diagnosis
+from cctrace.record.doctor_checks import MISSING, OK, WARN, Check, CheckList, Finding
 
 HOST: dict[str, Any] = {
     "hypervisor": "kvm",
@@ -37,14 +37,15 @@ HOST: dict[str, Any] = {
 
 
 def _find(name: str, host: dict[str, Any] | None = None) -> Finding:
-    functions = {registered: function for registered, _, function in doctor._CHECKS}
+    functions = {registered: function for registered, _, function in doctor._CHECKS.entries}
     return functions[name](HOST if host is None else host)
 
 
 def test_names_are_unique_and_every_needed_check_is_marked() -> None:
-    names = [name for name, _, _ in doctor._CHECKS]
+    entries = [*doctor._CHECKS.entries, *doctor_bpf._CHECKS.entries]
+    names = [name for name, _, _ in entries]
     assert len(names) == len(set(names))
-    assert {name for name, needed, _ in doctor._CHECKS if needed} == {
+    assert {name for name, needed, _ in entries if needed} == {
         "platform",
         "python",
         "packages",
@@ -220,11 +221,11 @@ def test_a_broken_check_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: dict[str, Any]) -> Finding:
         raise ZeroDivisionError("no")
 
-    checks: list[tuple[str, bool, Callable[[dict[str, Any]], Finding]]] = [
-        ("broken", True, broken),
-        ("sound", False, lambda _: Finding(OK, "fine")),
-    ]
+    checks: CheckList[dict[str, Any]] = CheckList()
+    checks.add("broken", needed=True)(broken)
+    checks.add("sound")(lambda _: Finding(OK, "fine"))
     monkeypatch.setattr(doctor, "_CHECKS", checks)
+    monkeypatch.setattr(doctor_bpf, "diagnose", lambda _: [])
     # WHEN
     diagnosis = doctor.diagnose()
     # THEN the second is there, and what is needed counts as missing
@@ -236,13 +237,23 @@ def test_a_broken_check_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "status", "code"),
-    [(True, MISSING, 3), (True, WARN, 0), (False, MISSING, 0), (True, OK, 0)],
+    ("needed", "status", "source", "code"),
+    [
+        (True, MISSING, MISSING, 3),
+        (True, MISSING, WARN, 3),
+        (True, MISSING, OK, 0),  # nothing of NVTX, but something
+        (True, WARN, MISSING, 0),
+        (False, MISSING, MISSING, 0),
+        (True, OK, OK, 0),
+    ],
 )
-def test_exit_status(monkeypatch: pytest.MonkeyPatch, needed: bool, status: str, code: int) -> None:
-    # GIVEN a diagnosis of one check, with words that look like rich's markup
+def test_exit_status(
+    monkeypatch: pytest.MonkeyPatch, needed: bool, status: str, source: str, code: int
+) -> None:
+    # GIVEN a diagnosis of one check and one source, with words that look like rich's markup
     finding = Finding(status, "[red]found[/red] " + "x" * 90, "mend [it]")
-    diagnosis = Diagnosis([Check("only", needed, finding)], {"kernel": "6"})
+    through_bpf = Check("source sched", False, Finding(source, "waits"))
+    diagnosis = Diagnosis([Check("only", needed, finding), through_bpf], {"kernel": "6"})
     monkeypatch.setattr("cctrace.cli.doctor.diagnose", lambda: diagnosis)
     # WHEN both forms are printed
     table = CliRunner().invoke(command, [], standalone_mode=False)
@@ -252,20 +263,27 @@ def test_exit_status(monkeypatch: pytest.MonkeyPatch, needed: bool, status: str,
     assert max(len(line) for line in table.output.splitlines()) <= 80
     assert "[red]found[/red]" in table.output
     assert "fix: mend [it]" in table.output
-    assert json.loads(as_json.output) == {
-        "cctrace_version": json.loads(as_json.output)["cctrace_version"],
-        "can_trace_nvtx": code == 0,
-        "checks": [
-            {
-                "name": "only",
-                "needed": needed,
-                "status": status,
-                "found": finding.found,
-                "fix": "mend [it]",
-            }
-        ],
-        "host": {"kernel": "6"},
-    }
+    assert ("sched" in table.output.partition("NVTX tracing")[2]) == (source == OK)
+    report = json.loads(as_json.output)
+    assert report["checks"] == [
+        {
+            "name": "only",
+            "needed": needed,
+            "status": status,
+            "found": finding.found,
+            "fix": "mend [it]",
+        },
+        {
+            "name": "source sched",
+            "needed": False,
+            "status": source,
+            "found": "waits",
+            "fix": None,
+        },
+    ]
+    assert report["can_trace_nvtx"] == (not needed or status != MISSING)
+    assert report["bpf_sources"] == (["sched"] if source == OK else [])
+    assert report["host"] == {"kernel": "6"}
 
 
 def test_real_machine() -> None:
@@ -280,5 +298,7 @@ def test_real_machine() -> None:
     # THEN it can trace, or says which needed thing is missing
     report = json.loads(done.stdout)
     missing = [c["name"] for c in report["checks"] if c["needed"] and c["status"] == MISSING]
-    assert (done.returncode == 0) == (not missing) == report["can_trace_nvtx"]
+    assert report["can_trace_nvtx"] == (not missing)
+    assert (done.returncode == 0) == bool(not missing or report["bpf_sources"])
     assert all(not c["found"].startswith("the check failed") for c in report["checks"])
+    assert done.stderr == ""

@@ -46,6 +46,8 @@ CONSTANTS = {
     "CCT_REQ_MORE": layout.REQ_MORE,
     "CCT_REQ_REPORT": layout.REQ_REPORT,
     "CCT_REPORT_MAX": layout.REPORT_MAX,
+    "CCT_REQ_LIBRARY": layout.REQ_LIBRARY,
+    "CCT_LIBRARY_PATH_MAX": layout.LIBRARY_PATH_MAX,
     "CCT_REPLY_OK": layout.REPLY_OK,
     "CCT_REPLY_REFUSED": layout.REPLY_REFUSED,
     **{f"CCT_LOSS_{reason.upper()}": number for number, reason in enumerate(layout.LOSS_REASONS)},

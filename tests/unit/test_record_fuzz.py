@@ -192,7 +192,7 @@ def test_garbage_in_the_whole_segment(
     TableWriter(TABLES["losses"], run / "losses").replace(hostile.ledger.table())
     shutil.rmtree(run)
     known = {*layout.LOSS_REASONS, "bad_ring", "bad_frame", "bad_record", "bad_dictionary"}
-    assert set(hostile.ledger.by_reason()) <= known | {"unknown_key", "orphan_end"}
+    assert set(hostile.ledger.by_reason()) <= known | {"unknown_key", "orphan_end", "untraced"}
     assert hostile.ledger.by_reason(), "garbage was not counted"
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cctrace.record.layout import RECORD
-from cctrace.record.session import Options, parse_report
+from cctrace.record.reports import parse_report
+from cctrace.record.session import Options
 from cctrace.store.manifest import HookReport
 
 

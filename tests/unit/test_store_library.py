@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cctrace.errors import CctraceError
+from cctrace.record.bpf import layout as bpf_layout
 from cctrace.record.layout import LOSS_REASONS
 from cctrace.record.losses import NOT_EVENTS
 from cctrace.resources import resource_dir
@@ -197,11 +198,13 @@ def _counted_by_the_recorder() -> set[str]:
     The one reason kept in a variable is ``self._failed`` of the session.
     """
     found = set()
-    for path in (Path(__file__).resolve().parents[2] / "cctrace" / "record").glob("*.py"):
+    for path in (Path(__file__).resolve().parents[2] / "cctrace" / "record").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             nodes: list[ast.AST] = []
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ledger.add"):
                 nodes += node.args[1:2]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "self._count":
+                nodes += node.args[:1]
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "self._failed":
                 nodes += ast.walk(node.value)
             found |= {
@@ -211,7 +214,8 @@ def _counted_by_the_recorder() -> set[str]:
 
 
 def test_every_reason_that_can_occur_is_documented_and_no_other() -> None:
-    assert set(LOSS_REASONS) | _counted_by_the_recorder() == set(REASONS)
+    of_bpf = set(bpf_layout.LOSS_REASONS.values())
+    assert set(LOSS_REASONS) | of_bpf | _counted_by_the_recorder() == set(REASONS)
 
 
 def test_losses_add_up_by_reason_and_an_unknown_one_counts() -> None:
