@@ -22,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bpf_cost
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from cctrace.errors import CctraceError
+from cctrace.record.bpf.probes import require_bpf
 from cctrace.record.host import HostFacts
 
 HERE = Path(__file__).resolve().parent
@@ -75,7 +78,8 @@ def environment(mode: str, noop: Path) -> dict[str, str]:
 def run_mode(mode: str, command: list[str], noop: Path, run: Path) -> str:
     """Run ``command`` in ``mode``; returns its stdout."""
     if mode == "recorded":
-        command = [*CCTRACE, "record", "-q", "--force", "-o", str(run), "--", *command]
+        options = ["-q", "--force", "-o", str(run), "--sources", "nvtx,processes"]
+        command = [*CCTRACE, "record", *options, "--", *command]
     return subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=environment(mode, noop)
     ).stdout
@@ -155,6 +159,16 @@ def show_storms(console: Console, storms: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def bpf_part(console: Console, work: Path, *, quick: bool) -> dict[str, Any] | None:
+    """The BPF sources, where this machine lets us use them."""
+    try:
+        require_bpf()
+    except CctraceError as error:
+        console.print(f"BPF sources: not measured: {error.message}")
+        return None
+    return bpf_cost.measure(console, work, quick=quick)
+
+
 def main() -> int:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -181,8 +195,15 @@ def main() -> int:
             for rate, threads in ((1_000_000, 1), (1_000_000, 2), (2_000_000, 2))
         ]
         show_storms(console, storms)
+        in_bpf = bpf_part(console, work, quick=options.quick)
     if options.json:
-        result = {"machine": machine, "c": in_c, "python": in_python, "storms": storms}
+        result = {
+            "machine": machine,
+            "c": in_c,
+            "python": in_python,
+            "storms": storms,
+            "bpf": in_bpf,
+        }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
