@@ -5,10 +5,11 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CCTRACE := $(VENV)/bin/cctrace
 RUNS := runs
-C_SOURCES = $(shell find probes tests benchmarks -name '*.[ch]')
+C_SOURCES = $(shell find probes tests benchmarks examples/simcuda -name build -prune -o -name '*.[ch]' -print)
 TEXTS = $(wildcard *.md *.toml) Makefile benchmarks cctrace docs examples probes queries \
 	scripts tests
 PYTEST_ARGS ?=
+DEMO_QUERIES := itl copies crossings_per_step
 
 export VENV
 
@@ -29,20 +30,35 @@ setup-torch:
 	@scripts/setup.sh --torch
 
 .PHONY: demo
-demo: setup-torch ## Record a small torch decode loop, query the run, print
-	$(CCTRACE) record -o $(RUNS)/demo --force -- $(PY) examples/decode_loop.py
+demo: setup ## Record a decode loop on a simulated GPU, query the run, print
+	$(MAKE) --no-print-directory -s -C examples/simcuda PYTHON=$(abspath $(PY))
+	@mkdir -p $(RUNS)
+	$(CCTRACE) record -o $(RUNS)/demo --force -- \
+		$(PY) examples/decode_loop.py --profile b300-cc >$(RUNS)/demo.json
 	$(CCTRACE) info $(RUNS)/demo
-	$(CCTRACE) query $(RUNS)/demo --name nvtx_summary
-	$(CCTRACE) query $(RUNS)/demo --name itl
+	@for name in $(DEMO_QUERIES); do \
+		printf '\n$(CCTRACE) query $(RUNS)/demo --name %s\n' $$name; \
+		$(CCTRACE) query $(RUNS)/demo --name $$name || exit; done
+	@printf '\n%s\n' "In CC mode a readback of some bytes (copies: d2h) blocks until the step is done." \
+		"What the loop counted itself is in $(RUNS)/demo.json."
 
 .PHONY: test
 test: setup ## Run the tests
-	$(PY) -m pytest -q -m "not engines" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not engines and not gpu and not vm" $(PYTEST_ARGS)
 
 .PHONY: test-engines
 test-engines: vllm-env hf-env ## Run the tests that record real engines
 	CCTRACE_VLLM_PYTHON=$(VENV)-vllm/bin/python CCTRACE_HF_PYTHON=$(VENV)-hf/bin/python \
 		$(PY) -m pytest -q -m engines $(PYTEST_ARGS)
+
+.PHONY: test-gpu
+test-gpu: setup-torch ## Run the tests that need an NVIDIA GPU and its driver
+	$(PY) -m pytest -q -m gpu $(PYTEST_ARGS)
+
+.PHONY: test-vm
+test-vm: setup ## Run the tests in a guest with SWIOTLB forced (root)
+	scripts/vm_image.sh
+	$(PY) -m pytest -q -m vm $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: lint-python lint-types lint-c lint-sql lint-text ## Check style, types and spelling
@@ -108,6 +124,6 @@ wheel: setup ## Build the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove what the other targets made, environments included
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-hf build dist .cache $(RUNS)
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-hf build dist .cache $(RUNS) examples/simcuda/build
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,8 +5,10 @@
 # Usage: scripts/setup.sh [--torch]
 # Environment: PYTHON (an interpreter, 3.10 or later), VENV (default .venv).
 #
-# On Debian and Ubuntu, as root, what the machine lacks is installed by apt. Run
-# again it does only what has changed, and takes well under a second if nothing.
+# On Debian and Ubuntu, as root, what the machine lacks is installed by apt. What BPF
+# needs (BCC, kernel headers) is installed where it may be used, and done without
+# where it cannot be had. Run again it does only what has changed, and takes well
+# under a second if nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -149,6 +151,77 @@ install_torch() {
 	mark_done torch "$TORCH_VERSION"
 }
 
+has_bcc() {
+	local place
+	for place in /usr/lib/python3/dist-packages/bcc /usr/lib/python3.*/site-packages/bcc \
+		/usr/local/lib/python3*/*-packages/bcc; do
+		[ ! -e "$place/libbcc.py" ] || return 0
+	done
+	return 1
+}
+
+# Headers of any kernel serve; cctrace/record/bpf/headers.py chooses among them.
+has_kernel_headers() {
+	local place
+	for place in /lib/modules/*/build /usr/src/linux-headers-* /usr/src/kernels/*; do
+		[ ! -e "$place/include/generated/autoconf.h" ] || return 0
+	done
+	{ [ -e /sys/kernel/kheaders.tar.xz ] || [ -e /proc/kheaders.tar.xz ]; } &&
+		command -v xz >/dev/null && command -v tar >/dev/null
+}
+
+# Whether BPF could be used: CAP_SYS_ADMIN is bit 21, include/uapi/linux/capability.h.
+may_use_bpf() {
+	local key value
+	while read -r key value; do
+		if [ "$key" = CapEff: ]; then
+			((0x$value >> 21 & 1)) && return 0 || return 1
+		fi
+	done 2>/dev/null </proc/self/status
+	return 1
+}
+
+# The packages $@ by apt; says nothing, and fails where one cannot be installed.
+try_packages() {
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+# Names of packages with kernel headers, the best first.
+header_packages() {
+	local name
+	for name in "linux-headers-$(uname -r)" linux-headers-cloud-amd64 linux-headers-amd64 \
+		linux-headers-virtual linux-headers-generic; do
+		[ -z "$(apt-cache --quiet=2 show "$name" 2>/dev/null)" ] || echo "$name"
+	done
+}
+
+# What the BPF sources need. Tried once: without it all else is recorded as ever.
+install_bpf() {
+	local lacks="" name
+	has_bcc || lacks="BCC"
+	has_kernel_headers || lacks="${lacks:+$lacks and }kernel headers"
+	[ -n "$lacks" ] || return 0
+	is_done bpf "$lacks" && return 0
+	if ! may_use_bpf; then
+		say "no $lacks, nor the right to use them: no CUDA calls, no scheduler recorded"
+	elif [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		say "no $lacks: no CUDA calls, no scheduler recorded (cctrace doctor says the fix)"
+	else
+		say "installing $lacks by apt"
+		apt-get update -qq >/dev/null 2>&1 || true
+		has_bcc || try_packages python3-bpfcc || true
+		if ! has_kernel_headers; then
+			for name in $(header_packages); do
+				! try_packages "$name" || ! has_kernel_headers || break
+			done
+		fi
+		has_bcc && has_kernel_headers && return 0
+		say "apt has no $lacks: no CUDA calls, no scheduler recorded (see cctrace doctor)"
+	fi
+	mark_done bpf "$lacks"
+}
+
 if [ ! -x "$VENV/bin/python" ] || ! has_compiler; then
 	install_packages
 fi
@@ -158,4 +231,5 @@ flock 9
 make_venv
 install_tools
 build
+install_bpf
 [ "$with_torch" = 0 ] || install_torch
