@@ -72,7 +72,16 @@ PYTHON
 printf 'torch==%s\nsetuptools==%s\n' "$TORCH" "$SETUPTOOLS" >"$VENV/vllm-constraints.txt"
 # nvtx: vLLM's own scopes go through it; without it the adapter wraps instead.
 pip install --quiet -c "$VENV/vllm-constraints.txt" -r "$VENV/vllm-requirements.txt" nvtx
-"$VENV/bin/python" -c 'import nvtx, torch, transformers, vllm, vllm._C'
+# vLLM's kernels come in builds for several processors. Only vLLM's own choice may be
+# loaded: another one ends in an illegal instruction.
+"$VENV/bin/python" - <<'PYTHON'
+import nvtx, torch, transformers, vllm
+from vllm.platforms import current_platform
+
+current_platform.import_kernels()
+if not hasattr(torch.ops._C, "rms_norm"):
+    raise SystemExit("setup.sh: vLLM's kernels for this processor could not be loaded")
+PYTHON
 
 rm -f "$VENV"/.cctrace-vllm-*
 : >"$stamp"
