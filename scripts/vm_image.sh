@@ -18,7 +18,7 @@ SUITE=bookworm
 GUEST_PYTHON=3.11 # of that suite
 DISK_SIZE=3G      # sparse: takes as much as is in it
 PACKAGES=linux-image-cloud-amd64,linux-headers-cloud-amd64,python3,python3-bpfcc
-PACKAGES+=,busybox-static,kmod,procps
+PACKAGES+=,busybox-static,kmod,procps,make
 MODULES="virtio_pci virtio_blk ext4"
 CACHE=.cache/vm
 
@@ -64,7 +64,7 @@ dependencies() {
 fingerprint() {
 	{
 		dependencies
-		cat scripts/vm_image.sh tests/vm/initrd_init
+		cat scripts/vm_image.sh tests/vm/initrd_init tests/targets/kernel/*
 	} | sha256sum | cut -c1-16
 }
 
@@ -107,7 +107,21 @@ PROGRAM
 		/usr/lib/python$GUEST_PYTHON >/dev/null || true
 }
 
-# A initrd at $2 that can mount the root disk, from the kernel's modules in root $1.
+# The test module for the kernel in root $1, into directory $2. Built by the root's own
+# headers and compiler: those of this machine can be of another release.
+make_module() {
+	local root=$1 headers
+	headers=$(basename "$root"/usr/src/linux-headers-*-cloud-amd64)
+	mkdir -p "$2" "$root/tmp/module"
+	cp tests/targets/kernel/* "$root/tmp/module/"
+	chroot "$root" make -s -C /tmp/module build KERNEL="/usr/src/$headers" \
+		OUT=/tmp/module >"$2.log" 2>&1 ||
+		die "the test module does not compile: $(tail -n 1 "$2.log")" "see $PWD/$2.log"
+	mv "$root"/tmp/module/*.ko "$2/"
+	rm -rf "$root/tmp/module"
+}
+
+# An initrd at $2 that can mount the root disk, from the kernel's modules in root $1.
 make_initrd() {
 	local root=$1 staging=$1.initrd release module file
 	release=$(basename "$root"/lib/modules/*)
@@ -137,6 +151,7 @@ build() {
 	trap 'rm -rf "$PWD/$CACHE/work/root" "$PWD/$CACHE/work/root.initrd"' EXIT
 	make_root "$work/root" "$work/debootstrap.log"
 	make_environment "$work/root"
+	make_module "$work/root" "$work/standin"
 	say "writing the disk"
 	cp "$work/root"/boot/vmlinuz-* "$work/vmlinuz"
 	make_initrd "$work/root" "$work/initrd"
