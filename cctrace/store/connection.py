@@ -24,7 +24,7 @@ from cctrace.schema import TABLES
 from cctrace.store.library import ColumnDoc, Item, Library, load_library
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cctrace.schema import Table
@@ -47,6 +47,20 @@ RUNS_COLUMNS = (
     ColumnDoc("size_bytes", "BIGINT", "bytes of all parts"),
     ColumnDoc("tee", "VARCHAR", "none, tdx, sev-snp or unknown; NULL: not recorded"),
     ColumnDoc("gpu_cc", "VARCHAR", "off, on, devtools or unknown; NULL: not recorded"),
+    ColumnDoc("gpu_name", "VARCHAR", "the first GPU's name; NULL: not known"),
+    ColumnDoc("gpu_driver", "VARCHAR", "version of the GPU's driver; NULL: not known"),
+    ColumnDoc("attached", "VARCHAR", "sources that were attached, with commas between"),
+    ColumnDoc(
+        "probe_ns",
+        "DOUBLE",
+        "what a CUDA call's probes add to its recorded length, ns; NULL: not measured",
+    ),
+    ColumnDoc(
+        "probe_call_ns",
+        "DOUBLE",
+        "what its probes cost the caller of a CUDA call, a call around it included, ns; "
+        "NULL: not measured",
+    ),
     ColumnDoc("cctrace_version", "VARCHAR", "version of cctrace that recorded it"),
 )
 
@@ -128,7 +142,12 @@ def roots(runs: Sequence[Run], temporary: Path) -> dict[Path, Path]:
 
 
 def connect(
-    runs: Sequence[Run], paths: Mapping[Path, Path], spill: Path
+    runs: Sequence[Run],
+    paths: Mapping[Path, Path],
+    spill: Path,
+    *,
+    memory_limit: str | None = None,
+    threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open a sandboxed DuckDB over ``runs``.
 
@@ -136,6 +155,8 @@ def connect(
         runs: Runs with labels all different.
         paths: What :func:`roots` gave for them.
         spill: Directory where DuckDB may put what memory cannot hold.
+        memory_limit: What DuckDB may use, as ``2GiB``; its own choice unless given.
+        threads: Threads it may use; one for each core unless given.
 
     Returns:
         The connection, its configuration locked.
@@ -148,6 +169,9 @@ def connect(
         config={
             "allow_community_extensions": "false",
             "allow_unsigned_extensions": "false",
+            # A nested loop is right for few rows, and DuckDB's guess of how many a view
+            # yields can be off by any factor.
+            "asof_loop_join_threshold": "0",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
@@ -155,6 +179,10 @@ def connect(
         },
     )
     try:
+        if memory_limit is not None:
+            connection.execute(f"SET memory_limit = {literal(memory_limit)}").fetchall()
+        if threads is not None:
+            connection.execute(f"SET threads = {int(threads)}").fetchall()
         allowed = [file for run in runs for name in TABLES for file in _files(run, name, paths)]
         connection.execute(f"SET allowed_paths = [{_list(allowed)}]").fetchall()
         connection.execute("SET enable_external_access = false").fetchall()
@@ -178,17 +206,52 @@ def definitions(
     Args:
         runs: Runs to read.
         paths: What :func:`roots` gave for them.
-        as_tables: Copy the data into tables rather than define views of the parts.
+        as_tables: Copy the data into tables rather than define views of the parts. Views
+            that a session keeps in tables are tables then, too.
     """
     kind = "TABLE" if as_tables else "VIEW"
     for relation in relations().values():
-        body = _runs_sql(runs) if relation.name == "runs" else _table_sql(relation, runs, paths)
+        body = _runs_sql(runs) if relation.name == "runs" else table_sql(relation.name, runs, paths)
         is_table = as_tables or relation.name == "runs"
         yield f"CREATE {'TABLE' if is_table else kind} {quote(relation.name)} AS {body}"
         yield from _comments("TABLE" if is_table else kind, relation)
     for view in library().views:
+        if view.materialize and as_tables:
+            yield f"CREATE TABLE {quote(view.name)} AS {view.select}"
+            yield from _comments("TABLE", _as_relation(view))
+        else:
+            yield from definition(view)
+
+
+def definition(view: Item) -> Iterable[str]:
+    """SQL that makes a view of the library, with its comments.
+
+    One that is to be materialised is an empty table of the columns in its header, until
+    :func:`replacement` puts its rows there. As a view, DuckDB would bind all that is below
+    it anew for each place that names it: a time exponential in how deep views nest.
+    """
+    if not view.materialize:
         yield view.sql
         yield from _comments("VIEW", _as_relation(view))
+        return
+    columns = ", ".join(f"{quote(column.name)} {column.type}" for column in view.columns)
+    yield f"CREATE TABLE {quote(view.name)} ({columns})"
+    yield from _comments("TABLE", _as_relation(view))
+
+
+def replacement(view: Item) -> Iterable[str]:
+    """SQL that puts the rows of ``view`` into the table that stands for it.
+
+    In one transaction, so that others see none or all. Not a temporary table: cursors
+    of one connection do not share those.
+    """
+    name, new = quote(view.name), quote(f"rows of {view.name}")
+    yield "BEGIN"
+    yield f"CREATE TABLE {new} AS {view.select}"
+    yield f"DROP TABLE {name}"
+    yield f"ALTER TABLE {new} RENAME TO {name}"
+    yield from _comments("TABLE", _as_relation(view))
+    yield "COMMIT"
 
 
 def _as_relation(view: Item) -> Relation:
@@ -204,21 +267,40 @@ def _comments(kind: str, relation: Relation) -> Iterable[str]:
     yield "; ".join(parts)
 
 
-def _files(run: Run, table: str, paths: Mapping[Path, Path]) -> list[str]:
-    return [str(paths[run.path] / table / p.path.name) for p in run.parts(table) if p.rows]
+def _files(
+    run: Run, table: str, paths: Mapping[Path, Path], parts: Collection[Path] | None = None
+) -> list[str]:
+    return [
+        str(paths[run.path] / table / p.path.name)
+        for p in run.parts(table)
+        if p.rows and (parts is None or p.path in parts)
+    ]
 
 
-def _table_sql(relation: Relation, runs: Sequence[Run], paths: Mapping[Path, Path]) -> str:
-    table: Table = TABLES[relation.name]
+def table_sql(
+    name: str,
+    runs: Sequence[Run],
+    paths: Mapping[Path, Path],
+    parts: Collection[Path] | None = None,
+) -> str:
+    """SQL for the rows of a table.
+
+    Args:
+        name: Name of the table.
+        runs: Runs to read.
+        paths: What :func:`roots` gave for them.
+        parts: Read these parts alone; all of them unless given.
+    """
+    table: Table = TABLES[name]
     columns = ", ".join(quote(c) for c in table.column_names)
     selects = []
     for run in runs:
-        files = _list(_files(run, table.name, paths))
+        files = _list(_files(run, name, paths, parts))
         if files:
             source = f"read_parquet([{files}], hive_partitioning = false, union_by_name = false)"
             label = f"{literal(run.label)}::VARCHAR AS run"
             selects.append(f"SELECT {label}, {columns} FROM {source}")  # noqa: S608 - all quoted
-    return " UNION ALL ".join(selects) or _empty_sql(relation)
+    return " UNION ALL ".join(selects) or _empty_sql(relations()[name])
 
 
 def _list(texts: Iterable[str]) -> str:
@@ -243,7 +325,7 @@ def _runs_sql(runs: Sequence[Run]) -> str:
     return f"SELECT {names} FROM (VALUES {values}) AS v({names})"  # noqa: S608 - all quoted
 
 
-def _value(value: str | int | None) -> str:
+def _value(value: str | float | None) -> str:
     if value is None:
         return "NULL"
-    return str(value) if isinstance(value, int) else literal(value)
+    return literal(value) if isinstance(value, str) else str(value)

@@ -6,6 +6,7 @@ it reads, what a row is and what every column means:
     -- steps: one sentence.
     -- requires: nvtx, _step_rules
     -- grain:    one row per step
+    -- materialize: yes
     -- columns:
     --   run      VARCHAR  label of the run
     --   step_id  BIGINT   number of the step,
@@ -14,9 +15,11 @@ it reads, what a row is and what every column means:
     --   engine  VARCHAR = NULL  only this engine
     -- caveats:  none
 
-``params`` is for reports only. Two spaces at least part the fields of an entry.
-The header is the source of ``query --list``, of the comments in DuckDB and of
-docs/queries.md.
+``params`` is for reports only, ``materialize`` for views only: such a view is computed
+once a session, and kept as a table of the same name. It is for what costs a sort or a
+join and is read more than once; a mere filter is better read through. Two spaces at
+least part the fields of an entry. The header is the source of ``query --list``, of the
+comments in DuckDB and of docs/queries.md.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ from cctrace.errors import EXIT_USAGE, CctraceError
 from cctrace.resources import resource_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 ParamValue = str | int | float | bool | None
 
-_SECTION = re.compile(r"(requires|grain|columns|params|caveats):\s*(.*)")
+_SECTION = re.compile(r"(requires|grain|materialize|columns|params|caveats):\s*(.*)")
 _ENTRY = re.compile(r" {2}(\S+)\s+(\S.*?)(?: {2,}(\S.*))?")
 _CONTINUED = re.compile(r" {6,}(\S.*)")
 _TRUE = frozenset({"true", "yes", "1"})
@@ -88,6 +91,7 @@ class Item:
         params: Parameters, of a report only.
         caveats: What to keep in mind; empty for nothing.
         sql: The statement without the header.
+        materialize: Whether a session keeps the rows of this view in a table.
     """
 
     name: str
@@ -98,11 +102,17 @@ class Item:
     params: tuple[Param, ...]
     caveats: str
     sql: str
+    materialize: bool = False
 
     @property
     def is_private(self) -> bool:
         """Whether it is a part of others, not for users."""
         return self.name.startswith("_")
+
+    @property
+    def select(self) -> str:
+        """The query of a view."""
+        return self.sql.removeprefix(f"CREATE VIEW {self.name} AS\n")
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,22 @@ class Library:
                 f"there are {', '.join(self.reports)}; see `cctrace query --list`",
                 EXIT_USAGE,
             ) from None
+
+    def closure(
+        self, names: Iterable[str], given: Collection[str] = frozenset()
+    ) -> tuple[Item, ...]:
+        """Views among ``names`` and all they require, each after those it requires.
+
+        Args:
+            names: Names of views; of tables and anything else, which are left out.
+            given: Views whose rows are there already: they and what only they require
+                are left out.
+        """
+        needed: set[str] = set(names)
+        for view in reversed(self.views):
+            if view.name in needed and view.name not in given:
+                needed.update(view.requires)
+        return tuple(v for v in self.views if v.name in needed and v.name not in given)
 
 
 def load_library(base: Iterable[str], root: Path | None = None) -> Library:
@@ -156,6 +182,9 @@ def _load(base: frozenset[str], root: Path) -> Library:
             raise CctraceError(f"view {name} has the name of a table")
         if view.params:
             raise CctraceError(f"view {name} has params, which only a report can have")
+    for name, report in reports.items():
+        if report.materialize:
+            raise CctraceError(f"report {name} has materialize, which only a view can have")
     for item in [*views.values(), *reports.values()]:
         unknown = [r for r in item.requires if r not in base and r not in views]
         if unknown:
@@ -204,7 +233,14 @@ def parse_item(path: Path) -> Item:
         params=tuple(_param(path, *entry) for entry in _entries(path, text.get("params", []))),
         caveats=_joined(text.get("caveats", [])),
         sql=sql,
+        materialize=_flag(path, "materialize", _joined(text.get("materialize", ["no"]))),
     )
+
+
+def _flag(path: Path, name: str, text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise CctraceError(f"{path}: {name} is yes or no, not {text!r}")
+    return text == "yes"
 
 
 def _joined(lines: list[str]) -> str:

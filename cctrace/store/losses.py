@@ -57,6 +57,8 @@ REASONS: dict[str, Reason] = {
     "partial_size": Reason(False, "call kept; its size is of the first copies of a long batch"),
     "ranges_full": Reason(False, "allocation not remembered; copies from it have memory unknown"),
     "late_attach": Reason(False, "library that was probed after its process may have used it"),
+    "bad_event": Reason(True, "event of an imported file that makes no sense, left out"),
+    "not_in_file": Reason(True, "the tool that made the imported file left these out itself"),
     "disk_full": Reason(True, "no space left in the run's file system"),
     "write_failed": Reason(True, "the run could not be written for another reason"),
     "recorder_error": Reason(True, "a fault of the recorder itself; its warning names it"),

@@ -95,7 +95,7 @@ class Run:
                     return part.path, str(error)
         return None
 
-    def facts(self) -> tuple[str | int | None, ...]:
+    def facts(self) -> tuple[str | float | None, ...]:
         """The row of this run in ``runs``; columns as ``RUNS_COLUMNS`` of connection.py."""
         manifest = self.manifest
         return (
@@ -112,6 +112,11 @@ class Run:
             sum(self.size_bytes(name) for name in TABLES),
             self.host_fact("tee", "kind"),
             self.host_fact("gpu", "cc_state"),
+            self._gpu_name(),
+            self.host_fact("gpu", "driver_version"),
+            ",".join(source.name for source in manifest.sources if source.state == "attached"),
+            self._probe_cost("probe_ns"),
+            self._probe_cost("probe_call_ns"),
             str(manifest.cctrace_version),
         )
 
@@ -121,6 +126,21 @@ class Run:
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return None if value is None or isinstance(value, dict | list) else str(value)
+
+    def _gpu_name(self) -> str | None:
+        gpu = self.manifest.host.get("gpu")
+        devices = gpu.get("devices") if isinstance(gpu, dict) else None
+        first = devices[0] if isinstance(devices, list) and devices else None
+        name = first.get("name") if isinstance(first, dict) else None
+        return name if isinstance(name, str) else None
+
+    def _probe_cost(self, name: str) -> float | None:
+        """What the recorder has measured of its own probes, ns."""
+        for source in self.manifest.sources:
+            told = source.detail.get(name) if source.name == "cuda" else None
+            if isinstance(told, int | float) and not isinstance(told, bool):
+                return float(told)
+        return None
 
     @property
     def events(self) -> int:

@@ -65,11 +65,14 @@ class Statement(NamedTuple):
         text: Its SQL.
         parameters: Names of the ``$parameters`` in it.
         is_query: Whether it yields rows; CREATE does not.
+        reads: Names of the tables and views it reads, lower case, and of its WITHs;
+            none for EXPLAIN, which need not compute them.
     """
 
     text: str
     parameters: frozenset[str]
     is_query: bool
+    reads: frozenset[str] = frozenset()
 
 
 class _Token(NamedTuple):
@@ -126,13 +129,14 @@ class _Guard:
         except ValueError:  # a kind that DuckDB's own Python enumeration lacks
             raise _refusal(word) from None
         names = frozenset(str(name) for name in statement.named_parameters)
+        reads = frozenset[str]()
         if kind == duckdb.StatementType.SELECT:
-            self._check_select(text, word)
+            reads = self._check_select(text, word)
         elif kind == duckdb.StatementType.EXPLAIN:
             self._check_explain(text, tokens)
         elif kind == duckdb.StatementType.CREATE:
-            self._check_create(text, tokens)
-            return Statement(text, names, is_query=False)
+            reads = self._check_create(text, tokens)
+            return Statement(text, names, is_query=False, reads=reads)
         elif kind == duckdb.StatementType.MULTI and word == "pivot":
             raise CctraceError(
                 "PIVOT without its values is not allowed here: it would run several statements",
@@ -141,7 +145,7 @@ class _Guard:
             )
         else:
             raise _refusal(word)
-        return Statement(text, names, is_query=True)
+        return Statement(text, names, is_query=True, reads=reads)
 
     def _tree(self, text: str) -> Any:
         """Syntax tree of a SELECT, or None where ``text`` is anything else."""
@@ -152,14 +156,18 @@ class _Guard:
             return None
         return tree["statements"]
 
-    def _check_select(self, text: str, word: str) -> None:
+    def _check_select(self, text: str, word: str) -> frozenset[str]:
+        """Check a SELECT; returns the names of what it reads."""
         tree = self._tree(text)
         if tree is None:
             raise _refusal(word)
+        reads = set[str]()
         for node in _nodes(tree):
             kind = node.get("type")
             if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
                 raise _refusal(f"{kind.split('_')[0]} inside a query")
+            if kind == "BASE_TABLE":
+                reads.add(str(node.get("table_name")).lower())
             if kind == "TABLE_FUNCTION":
                 function = node.get("function")
                 name = str(function.get("function_name")) if isinstance(function, dict) else "?"
@@ -169,6 +177,7 @@ class _Guard:
                         "read from the run's views; `cctrace query RUN 'SHOW TABLES'` lists them",
                         EXIT_USAGE,
                     )
+        return frozenset(reads)
 
     def _is_macro(self, name: str) -> bool:
         """Whether ``name`` is a table macro made by this session, hence checked.
@@ -197,7 +206,7 @@ class _Guard:
             raise _refusal("explain")
         self._check_select(_tail(text, rest[options]), f"explain {rest[options].text}")
 
-    def _check_create(self, text: str, tokens: Sequence[_Token]) -> None:
+    def _check_create(self, text: str, tokens: Sequence[_Token]) -> frozenset[str]:
         """Allow CREATE VIEW, TABLE and MACRO whose body is a checked SELECT."""
         words = [t.text for t in tokens]
         at = next((i for i, w in enumerate(words) if w not in _CREATE_WORDS), len(words))
@@ -223,7 +232,7 @@ class _Guard:
         if not rest:
             raise _refusal(f"create {kind}")
         tail = _tail(text, rest[0])
-        self._check_select(f"SELECT {tail}" if is_macro else tail, f"create {kind}")
+        return self._check_select(f"SELECT {tail}" if is_macro else tail, f"create {kind}")
 
 
 def _refusal(what: str) -> CctraceError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,12 @@ from cctrace.store.run import Run, open_runs
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from cctrace.store.library import ParamValue
+    from cctrace.store.library import Item, ParamValue
     from cctrace.store.manifest import Manifest
 
 BATCH_ROWS = 65_536
@@ -54,10 +55,12 @@ class Result:
         relation: duckdb.DuckDBPyRelation,
         cursor: duckdb.DuckDBPyConnection,
         session: Session,
+        reads: frozenset[str] = frozenset(),
     ) -> None:
         self._relation = relation
         self._cursor = cursor
         self._session = session  # both are kept open
+        self._reads = reads
         self.columns: list[str] = list(relation.columns)
         self.types: list[str] = [str(t) for t in relation.types]
 
@@ -68,7 +71,7 @@ class Result:
             CctraceError: The query failed; exit code 130 where it was interrupted,
                 4 where a part is damaged or gone.
         """
-        reader = self._run(lambda: _arrow_reader(self._relation, rows))
+        reader = self._read(lambda: _arrow_reader(self._relation, rows))
         while True:
             batch = self._run(lambda: next(reader, None))
             if batch is None:
@@ -82,20 +85,25 @@ class Result:
 
     def arrow(self) -> Any:
         """All rows as a ``pyarrow.Table``."""
-        return self._run(self._relation.to_arrow_table)
+        return self._read(self._relation.to_arrow_table)
 
     def df(self) -> Any:
         """All rows as a pandas DataFrame; needs pandas."""
-        return self._run(self._relation.df)
+        return self._read(self._relation.df)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """All rows as tuples."""
-        rows: list[tuple[Any, ...]] = self._run(self._relation.fetchall)
+        rows: list[tuple[Any, ...]] = self._read(self._relation.fetchall)
         return rows
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{n} {t}" for n, t in zip(self.columns, self.types, strict=True))
         return f"<Result ({columns})>"
+
+    def _read(self, action: Any) -> Any:
+        # The relation is bound anew as it runs, so it finds the tables in the views' place.
+        self._session.materialize(self._reads)
+        return self._run(action)
 
     def _run(self, action: Any) -> Any:
         try:
@@ -117,16 +125,28 @@ class Session:
 
     Use it as a context manager, or let it go out of scope.
 
+    Args:
+        runs: The runs.
+        memory_limit: What DuckDB may use, as ``2GiB``; DuckDB's own choice (most of the
+            machine's memory) unless given. Beyond it data is spilled.
+        threads: Threads DuckDB may use; one for each core unless given.
+
     Attributes:
         runs: The runs, in the order they were named.
     """
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(
+        self, runs: list[Run], *, memory_limit: str | None = None, threads: int | None = None
+    ) -> None:
         self.runs = runs
         temporary = Path(tempfile.mkdtemp(prefix="cctrace-query-"))
         self._finalizer = weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
         self._roots = connection.roots(runs, temporary)
-        self._connection = connection.connect(runs, self._roots, temporary / "spill")
+        self._connection = connection.connect(
+            runs, self._roots, temporary / "spill", memory_limit=memory_limit, threads=threads
+        )
+        self._kept: set[str] = set()  # views whose rows are in a table by now
+        self._keeping = threading.Lock()
 
     @property
     def path(self) -> Path:
@@ -174,9 +194,10 @@ class Session:
             raise CctraceError(what, "give each $name a value: --param name=value", EXIT_USAGE)
         try:
             for statement in statements[:-1]:
+                self.materialize(statement.reads)
                 cursor.execute(statement.text).fetchall()
             relation = cursor.sql(statements[-1].text, params=given or None)
-            return Result(relation, cursor, self)
+            return Result(relation, cursor, self, statements[-1].reads)
         except (duckdb.Error, OSError, RuntimeError) as error:
             raise self.explain(error) from error
         except KeyboardInterrupt:
@@ -203,6 +224,42 @@ class Session:
             )
         values.update(params or {})
         return self.sql(report.sql, values)
+
+    def materialize(self, names: Iterable[str]) -> None:
+        """Compute views once for this session, and keep their rows in tables.
+
+        Of the named views and all that they require, those whose header says
+        ``materialize: yes``. Each table takes the name of its view, so no query
+        sees a difference but in time. What memory cannot hold is spilled.
+
+        Args:
+            names: Names of views; those of anything else are left out.
+
+        Raises:
+            CctraceError: A view cannot be computed; as for the rows of a result.
+        """
+        with self._keeping:
+            for view in self._needed(names):
+                if view.materialize and view.name not in self._kept:
+                    self._run_all(connection.replacement(view))
+                    self._kept.add(view.name)
+
+    def _needed(self, names: Iterable[str]) -> tuple[Item, ...]:
+        """The named views and all they require, in order."""
+        return connection.library().closure(names)
+
+    def _run_all(self, statements: Iterable[str]) -> None:
+        """Run statements of cctrace's own."""
+        cursor = self._connection.cursor()
+        try:
+            for statement in statements:
+                cursor.execute(statement).fetchall()
+        except (duckdb.Error, RuntimeError, OSError) as error:
+            raise self.explain(error) from error
+        except KeyboardInterrupt:
+            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+        finally:
+            cursor.close()  # rolls back what is not done
 
     def close(self) -> None:
         """Close the connection and remove what was spilled."""

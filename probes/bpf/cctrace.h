@@ -58,7 +58,7 @@ enum cct_launch_mode { CCT_LAUNCHES_FULL = 0, CCT_LAUNCHES_AGGREGATE = 1 };
 enum cct_cuda_flag {
 	CCT_CUDA_HAS_SIZE = 1,    /* size_bytes was read */
 	CCT_CUDA_HAS_STREAM = 2,  /* stream was read */
-	CCT_CUDA_HAS_ADDRESS = 4, /* dst (and src, for a copy) were read */
+	CCT_CUDA_HAS_ADDRESS = 4, /* dst (for a copy also src) was read */
 	CCT_CUDA_SIZE_PARTIAL =
 	    8, /* a batch longer than is followed: size is of its first part */
 	CCT_CUDA_OPEN =
@@ -120,7 +120,7 @@ struct cct_event {
 		struct {
 			u64 size_bytes;
 			u64 stream;
-			u64 dst;
+			u64 dst; /* of calls on an event: that */
 			u64 src;
 		} cuda;
 		struct {

@@ -19,7 +19,7 @@ from bpf_here import require_bpf
 from simcuda_build import ROOT, SOURCE, simcuda_library_dir
 
 from cctrace.record.bpf.cuda.source import Cuda
-from cctrace.record.bpf.cuda.symbols import api_name, symbol_table
+from cctrace.record.bpf.cuda.symbols import PROBE_COST_SITE, api_name, symbol_table
 from cctrace.record.bpf.layout import NO_COPY_KIND, CudaFlag
 from cctrace.record.bpf.probes import Events, Probes, Rows
 from cctrace.record.losses import LossLedger
@@ -36,7 +36,8 @@ class Watched(Cuda):
         self.events: list[Events] = []
 
     def decode(self, events: Events) -> Rows:
-        self.events.append(events)
+        # But for the calls by which the recorder measures what probes cost.
+        self.events.append(events[events["what"] != PROBE_COST_SITE])
         return super().decode(events)
 
 

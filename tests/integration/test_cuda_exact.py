@@ -8,6 +8,7 @@ arguments is thus checked by two readings of CUDA's headers that know nothing of
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ TARGETS: Final = ROOT / "tests" / "targets"
 LABELS: Final = {"libcuda.so.1": "cuda", "libcudart.so.13": "cudart", "libnccl.so.2": "nccl"}
 PROCESSES, THREADS, TIMES = 3, 3, 5
 TOLERANCE_NS: Final = 5_000
+PROBE_TOLERANCE_NS: Final = 500
 RUN_TIMEOUT_S: Final = 120
 
 # Functions that the simulated device lacks; test_cuda_arguments.py has them.
@@ -76,6 +78,7 @@ class Recording:
     truth: list[Any]
     losses: dict[str, int]
     detail: dict[str, Any]
+    said: list[str]  # lines that the processes printed
 
     @functools.cached_property
     def pairs(self) -> list[Pair]:
@@ -118,8 +121,12 @@ def record(
             cuda.attach_library(simcuda_library_dir() / name, label)
         environment = simcuda_environment(log)
         with probes.spawning():
-            running = [subprocess.Popen(command, env=environment) for _ in range(count)]
-        assert [process.wait(RUN_TIMEOUT_S) for process in running] == [0] * count
+            running = [
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+                for _ in range(count)
+            ]
+        said = [process.communicate(timeout=RUN_TIMEOUT_S)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * count
         probes.drain()
         rows = probes.rows()
         detail = cuda.detail()
@@ -135,6 +142,7 @@ def record(
         truth=truth.read(log),
         losses=_losses(ledger, "cuda"),
         detail=detail,
+        said="".join(said).splitlines(),
     )
 
 
@@ -262,6 +270,46 @@ def test_each_call_is_what_it_was(everything: Recording) -> None:
         if {key: pair.recorded[key] for key in told} != told:
             wrong.setdefault(pair.name, f"{pair.name}: expected {told}, found {pair.recorded}")
     assert not wrong, "\n".join(wrong.values())
+
+
+def test_events_are_the_handles_that_the_program_has(everything: Recording) -> None:
+    """Each thread has one of its own; what takes none has none, at either layer."""
+    handles = {int(tid): int(event) for tid, event in map(str.split, everything.said)}
+    assert len(handles) == PROCESSES * THREADS
+    takes_one = re.compile(r"cu(da)?(Event(Record|Query|Synchronize)|StreamWaitEvent)")
+    found: Counter[str] = Counter()
+    for pair in everything.pairs:
+        row = pair.recorded
+        expected = handles[row["tid"]] if takes_one.match(pair.name) else None
+        assert row["event"] == expected, pair.name
+        assert row["correlation_id"] is None
+        found[pair.name] += expected is not None
+    # Five functions of either layer, three of them with a variant of their own stream.
+    assert sum(count > 0 for count in found.values()) == 2 * (5 + 3)
+
+
+def test_the_cost_of_the_probes_is_what_they_add(everything: Recording) -> None:
+    """Measured on a function that does nothing; here against the device's own clock.
+
+    Calls that begin with an instruction the kernel cannot emulate, or that the log's
+    own clock makes longer, differ a little: half a microsecond is allowed.
+    """
+    added_ns = [
+        pair.recorded["dur_ns"] - int(pair.logged["exit_ns"] - pair.logged["entry_ns"])
+        for pair in everything.pairs
+    ]
+    probe_ns, call_ns = everything.detail["probe_ns"], everything.detail["probe_call_ns"]
+    print(f"added {np.median(added_ns)} ns; measured {probe_ns} ns, to the caller {call_ns} ns")
+    assert abs(float(np.median(added_ns)) - probe_ns) < PROBE_TOLERANCE_NS
+    # A caller pays for both traps, of which a record sees the end of one and the
+    # beginning of the other.
+    assert probe_ns < call_ns < 10 * probe_ns
+
+
+def test_what_measures_the_cost_is_not_recorded(everything: Recording) -> None:
+    """Neither its calls, nor that its thread was off the CPU, nor anything as lost."""
+    assert os.getpid() not in everything.calls["pid"].unique().to_pylist()
+    assert os.getpid() not in everything.sched["pid"].unique().to_pylist()
 
 
 def test_lengths_are_the_calls_own(everything: Recording) -> None:

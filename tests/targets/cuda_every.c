@@ -6,13 +6,16 @@
  *
  * Each of THREADS threads calls each function TIMES times, with sizes that are prime
  * and differ, by position (cuda_calls.h). The simulated device, whose functions have
- * the real prototypes, says what it understood.
+ * the real prototypes, says what it understood; what it does not say, the thread's one
+ * event, is printed: TID EVENT.
  */
 #define _GNU_SOURCE
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "cuda_calls.h"
 
@@ -424,6 +427,7 @@ static void *work(void *unused)
 	 * invalidated by what other threads do. */
 	pthread_mutex_lock(&one_at_a_time);
 	open_bench(b);
+	printf("%ld %llu\n", syscall(SYS_gettid), (unsigned long long)b->event);
 	pthread_mutex_unlock(&one_at_a_time);
 	pthread_barrier_wait(&all_are_open);
 	for (int i = 0; i < times; i++) {

@@ -39,7 +39,10 @@ _SYMBOLS: list[tuple[str, str, str, str | None, str | None]] = [
     ("cuLaunchKernel", "cuda", "launch", None, None),
     ("cudaStreamSynchronize", "cudart", "sync", None, None),
     ("ncclAllReduce", "nccl", "collective", None, None),
+    ("cudaEventRecord", "cudart", "event", None, None),
+    ("cudaEventSynchronize", "cudart", "sync", None, None),
 ]
+ON_EVENTS = ("cudaEventRecord", "cudaEventSynchronize")
 TABLE = SymbolTable(
     tuple(
         Symbol(
@@ -50,6 +53,7 @@ TABLE = SymbolTable(
             cls=cls,
             copy_kind=copy_kind,
             memory=memory,
+            event=int(name in ON_EVENTS),
         )
         for site, (name, library, cls, copy_kind, memory) in enumerate(_SYMBOLS)
     )
@@ -135,9 +139,11 @@ def test_every_column() -> None:
             "copy_kind": "d2h",
             "size_bytes": 4099,
             "stream": -2,
+            "event": None,
             "host_memory": "pageable",
             "result": -3,
             "depth": 1,
+            "correlation_id": None,
             "stack_id": None,
         },
         {
@@ -151,12 +157,30 @@ def test_every_column() -> None:
             "copy_kind": None,
             "size_bytes": None,
             "stream": 7,
+            "event": None,
             "host_memory": None,
             "result": 0,
             "depth": 0,
+            "correlation_id": None,
             "stack_id": None,
         },
     ]
+
+
+def test_an_event_stands_where_other_calls_have_an_address() -> None:
+    rows = Harness().rows(
+        # A handle: all its bits, whatever their sign, of calls that fail as well.
+        call("cudaEventRecord", 1_000, dst=2**64 - 3, stream=7, result=400),
+        call("cudaEventSynchronize", 2_000, dst=0x51, flags=FLAG.HAS_ADDRESS | FLAG.OPEN),
+        # Not read.
+        call("cudaEventSynchronize", 3_000, dst=0x53, flags=0),
+        # Of other calls it is no event.
+        call("cuMemcpyDtoHAsync", 4_000, dst=0x59, src=0x61, size_bytes=5),
+        call("cudaStreamSynchronize", 5_000, dst=0x67),
+    )
+    assert [row["event"] for row in rows] == [-3, 0x51, None, None, None]
+    assert [row["correlation_id"] for row in rows] == [None] * 5
+    assert rows[1]["dur_ns"] is None
 
 
 def test_no_records_are_no_rows() -> None:

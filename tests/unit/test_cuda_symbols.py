@@ -80,6 +80,27 @@ def test_copies_say_where_their_kind_comes_from() -> None:
             assert each.dst, each
 
 
+def test_events_are_an_argument_of_their_own() -> None:
+    """Of what records one, waits for one or asks for one; launches and copies have none."""
+    on_events = {s.api: s.event for s in symbol_table().symbols if s.event}
+    assert on_events == {
+        f"{library}{name}": position
+        for library in ("cu", "cuda")
+        for name, position in (
+            ("EventRecord", 1),
+            ("EventRecordWithFlags", 1),
+            ("EventSynchronize", 1),
+            ("EventQuery", 1),
+            ("StreamWaitEvent", 2),
+        )
+    }
+
+
+def test_the_number_of_the_function_that_measures_is_no_symbols() -> None:
+    """It is the last that fits, and a table that is full leaves it free."""
+    assert symbols.PROBE_COST_SITE == symbols.MAX_SITES == (1 << symbols.COOKIE_SITE_BITS) - 1
+
+
 def test_variants_have_the_arguments_of_their_function() -> None:
     """A suffix says which default stream is meant, and nothing else."""
     by_name = symbol_table().by_name(None, 13)
@@ -119,6 +140,7 @@ def test_the_cookie_is_what_the_program_unpacks() -> None:
         assert cookie & 0xFFF == each.site
         found = {name: cookie >> shift & mask for name, (shift, mask) in shifts.items()}
         a, b, c = (*each.size, 0, 0, 0)[:3]
+        is_address = each.cls == "copy" or each.dst or each.src or each.event
         assert found == {
             "SHAPE": list(SHAPES).index(each.shape),
             "UNIT_LOG2": {1: 0, 2: 1, 4: 2, 8: 3}[each.unit_bytes],
@@ -127,15 +149,15 @@ def test_the_cookie_is_what_the_program_unpacks() -> None:
             "SIZE_C": c,
             "KIND": each.kind,
             "STREAM": each.stream,
-            "DST": each.out or each.dst,
+            "DST": each.out or each.dst or each.event,
             "SRC": each.src,
         }
         assert {name for name, bit in bits.items() if cookie & 1 << bit} == {
             *(("IS_LAUNCH",) if each.cls in ("launch", "graph") else ()),
             *(("HAS_OUT",) if each.out else ()),
             *(("STREAM_IN_CONFIG",) if each.stream_in_config else ()),
-            *(("HAS_DATA",) if each.cls == "copy" or each.size or each.dst or each.out else ()),
-            *(("HAS_ADDRESS",) if each.cls == "copy" or each.dst or each.src else ()),
+            *(("HAS_DATA",) if is_address or each.size or each.out else ()),
+            *(("HAS_ADDRESS",) if is_address else ()),
         }
 
 
@@ -180,6 +202,9 @@ def test_a_line_may_be_added(tmp_path: Path) -> None:
         ("[cuda.memset]\ncuX = { size = 3, unit_bytes = 3 }\n", "unit_bytes is 1, 2, 4 or 8"),
         ('[cuda.alloc]\ncuX = { memory = "stolen" }\n', "unknown memory stolen"),
         ("[cuda.alloc]\ncuX = { out = 1, dst = 2 }\n", "out or dst, not both"),
+        ("[cuda.event]\ncuX = { event = 16 }\n", "event is an argument's number"),
+        ("[cuda.event]\ncuX = { event = 1, dst = 2 }\n", "an event, or addresses and a size"),
+        ("[cuda.event]\ncuX = { event = 1, size = 2 }\n", "an event, or addresses and a size"),
         ('[cuda.alloc]\ncuX = { size = [8, 9], shape = "pitched_3d" }\n', "needs out"),
         ('[cuda.launch]\ncuX = { stream = 1, stream_in = "bed" }\n', "unknown stream_in bed"),
         ("[cuda.sync]\ncuX = {}\n[cuda.event]\ncuX = {}\n", "cuX is there twice"),

@@ -160,6 +160,7 @@ class Probes:
         self.tracefs: TraceFs | None = None
         self._life: list[Events] = []
         self._not_run: dict[str, int] = {}
+        self._not_run_at_start: dict[str, int] = {}
         self._program_sources: dict[str, str] = {}
         self.warnings: dict[str, str] = {}
         self.on_life: list[Callable[[Events], None]] = []
@@ -195,6 +196,9 @@ class Probes:
             self._try(member, partial(member.family.attach, self))
             for name in self.module.programs.keys() - before:
                 self._program_sources[name] = member.family.name
+        # What was skipped before there is anything to see is no loss.
+        for name, program in self.module.programs.items():
+            self._not_run_at_start[name] = times_not_run(program)
 
     @property
     def module(self) -> frontend.Module:
@@ -202,6 +206,11 @@ class Probes:
         if self._module is None:
             raise RuntimeError("start() has not compiled anything")
         return self._module
+
+    @property
+    def ring_records(self) -> int:
+        """How many records the ring holds."""
+        return self._ring_bytes // layout.RING_RECORD.itemsize
 
     def attached(self) -> list[Family]:
         """Families that are attached."""
@@ -425,7 +434,7 @@ class Probes:
         if self._module is None:
             return
         for name, program in self._module.programs.items():
-            total = times_not_run(program)
+            total = times_not_run(program) - self._not_run_at_start.get(name, 0)
             if new := total - self._not_run.get(name, 0):
                 self._not_run[name] = total
                 source = self._program_sources.get(name, "bpf")

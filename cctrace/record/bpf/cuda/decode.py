@@ -102,6 +102,7 @@ class CallDecoder:
         self._class, self._classes = _encode([symbol.cls for symbol in symbols])
         self._kind = np.array([_KIND_OF_SYMBOL[s.copy_kind] for s in symbols], np.int8)
         self._change = np.array([_change_of(s.memory) for s in symbols], np.int8)
+        self._has_event = np.array([symbol.event > 0 for symbol in symbols], np.bool_)
         self._own_host = np.array([_own_host_of(s.memory) for s in symbols], np.int8)
 
     def rows(self, events: Events) -> Rows:
@@ -130,6 +131,7 @@ class CallDecoder:
         self._memory.prune()
         no_host = host == _NO_HOST
         no_stream = (flags & layout.CudaFlag.HAS_STREAM) == 0
+        no_event = ~self._has_event[site] | ((flags & layout.CudaFlag.HAS_ADDRESS) == 0)
         columns: list[Any] = [
             events["ts_ns"].astype(np.int64),
             events["pid"].astype(np.int32),
@@ -140,12 +142,14 @@ class CallDecoder:
             pa.DictionaryArray.from_arrays(self._class[site], self._classes),
             _dictionary(kind, kind == _NO_COPY, _KINDS),
             pa.array(size.astype(np.int64), mask=no_size),
-            # A handle: all 64 bits of it, whatever their sign.
+            # Handles: all 64 bits of them, whatever their sign.
             pa.array(events["stream"].astype(np.int64), mask=no_stream),
+            pa.array(events["dst"].astype(np.int64), mask=no_event),
             _dictionary(host, no_host, _HOST_MEMORY),
             pa.array(events["result"].astype(np.int32), mask=is_open),
             events["depth"].astype(np.int32),
-            pa.nulls(len(events), pa.int64()),
+            pa.nulls(len(events), pa.int64()),  # correlation_id: CUPTI's, and there is none
+            pa.nulls(len(events), pa.int64()),  # stack_id
         ]
         return [("cuda_api", pa.Table.from_arrays(columns, schema=TABLES["cuda_api"].arrow))]
 

@@ -26,6 +26,7 @@ from cctrace.record.bpf.cuda.frames import Frames
 from cctrace.record.bpf.cuda.kernel_map import LaunchMap
 from cctrace.record.bpf.cuda.launches import LaunchController
 from cctrace.record.bpf.cuda.memory import MemoryMap
+from cctrace.record.bpf.cuda.probe_cost import ProbeCost
 from cctrace.record.bpf.cuda.symbols import LIBRARIES, Symbol, SymbolTable, symbol_table
 from cctrace.record.bpf.elf import ElfFile, Function
 from cctrace.record.bpf.kernelfs import TraceFs
@@ -120,6 +121,7 @@ class Cuda:
         self._mode = mode
         self.memory = MemoryMap(ledger)
         self._decoder = CallDecoder(self._table, self.memory, ledger)
+        self._cost = ProbeCost()
         self._lock = threading.Lock()
         self._frames: Frames | None = None
         self._set_config: Callable[[int, int], None] = lambda *_: None
@@ -149,6 +151,7 @@ class Cuda:
             ledger=self._ledger,
         )
         self._launches.start()
+        self._cost.measure(probes, self._programs)
 
     def attach_library(self, path: Path, label: str | None = None) -> AttachedLibrary:
         """Probe the functions of one file; does nothing if that is done already.
@@ -207,6 +210,7 @@ class Cuda:
 
     def decode(self, events: Events) -> Rows:
         """Rows of ``cuda_api``."""
+        events = self._cost.take(events)
         if self._launches is not None:
             self._launches.count(events)
         return self._decoder.rows(events)
@@ -225,11 +229,13 @@ class Cuda:
         return rows + self._decoder.rows(events)
 
     def detail(self) -> dict[str, Any]:
-        """Libraries attached, and how."""
+        """Libraries attached, and how; what the probes of a call cost."""
         with self._lock:
             libraries = [asdict(copy.info) for copy in self._copies.values()]
         launches = self._launches.detail() if self._launches is not None else {}
-        return {"launches": launches, "libraries": libraries}
+        costs = {"probe_ns": self._cost.recorded_ns, "probe_call_ns": self._cost.call_ns}
+        measured = {name: cost for name, cost in costs.items() if cost is not None}
+        return {"launches": launches, "libraries": libraries, **measured}
 
     def detach(self) -> None:
         """Detach from every library."""

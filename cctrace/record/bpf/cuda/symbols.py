@@ -59,11 +59,13 @@ SHAPES: Final = {
     "cudaMemcpy3DParms": (1, 1),
     "cudaMemcpy3DPeerParms": (1, 1),
 }
-MAX_SITES: Final = 4096
+MAX_SITES: Final = 4095
+# The last number that fits a cookie is no function of CUDA, but probe_cost.py's.
+PROBE_COST_SITE: Final = 4095
 _MAX_ARGUMENT: Final = 15
 _KEYS: Final = {
     *("api", "copy", "memory", "since", "until", "stream", "stream_in", "dst", "src", "out"),
-    *("kind", "size", "unit_bytes", "shape"),
+    *("kind", "event", "size", "unit_bytes", "shape"),
 }
 _NAME: Final = re.compile(r"(?P<stem>\w+)(?:\[(?P<suffix>\w+)\])?")
 _VARIANT: Final = re.compile(r"(?:_v\d+)?(?:_ptds|_ptsz)?$")
@@ -108,6 +110,7 @@ class Symbol:
         src: Argument with the source's address; 0: none.
         out: Argument that points at where the allocated address is stored; 0: none.
         kind: Argument that is the cudaMemcpyKind; 0: none.
+        event: Argument that is the event; 0: none. It takes the place of ``dst``.
     """
 
     site: int
@@ -128,6 +131,7 @@ class Symbol:
     src: int = 0
     out: int = 0
     kind: int = 0
+    event: int = 0
 
     @property
     def layer(self) -> str:
@@ -142,7 +146,7 @@ class Symbol:
     @property
     def cookie(self) -> int:
         """What its probes are given: site and arguments in 64 bits."""
-        has_address = self.cls == "copy" or self.dst or self.src
+        has_address = self.cls == "copy" or self.dst or self.src or self.event
         value = self.site
         value |= COOKIE_LAUNCH if self.is_launch else 0
         value |= COOKIE_OUT if self.out else 0
@@ -154,7 +158,8 @@ class Symbol:
         for argument, shift in zip(self.size, _SIZE_SHIFTS, strict=False):
             value |= argument << shift
         value |= self.kind << _KIND_SHIFT | self.stream << _STREAM_SHIFT
-        return value | (self.out or self.dst) << _DST_SHIFT | self.src << _SRC_SHIFT
+        dst = self.out or self.dst or self.event
+        return value | dst << _DST_SHIFT | self.src << _SRC_SHIFT
 
     def fits(self, version: int | None) -> bool:
         """Whether these are its arguments in that version; None: not known, the newest."""
@@ -279,6 +284,10 @@ def _symbol(
     stream_in = entry.get("stream_in")
     check.that(stream_in in (None, "launch_config"), f"unknown stream_in {stream_in}")
     check.that("out" not in entry or "dst" not in entry, "an address is out or dst, not both")
+    check.that(
+        "event" not in entry or not {"dst", "src", "out", "size"} & entry.keys(),
+        "a call has an event, or addresses and a size",
+    )
     check.that(shape != "pitched_3d" or "out" in entry, "pitched_3d needs out")
     for version in ("since", "until"):
         check.that(isinstance(entry.get(version, 1), int), f"{version} is a number")
@@ -301,6 +310,7 @@ def _symbol(
         src=check.argument("src"),
         out=check.argument("out"),
         kind=check.argument("kind"),
+        event=check.argument("event"),
     )
 
 
