@@ -21,9 +21,12 @@ _COMMANDS: Final = {
     "record": "Run a command and record what it does.",
     "info": "Show what is in a run, how it ended and what was lost.",
     "query": "Ask a run with SQL or a named query.",
+    "report": "Tell which call holds the loop up, and what gives the time back.",
     "export": "Write a run in another tool's format.",
+    "import": "Write what another tool recorded as a run.",
     "doctor": "Tell what can be traced on this machine.",
 }
+_MODULES: Final = {"import": "import_run"}  # where a module cannot have the command's name
 
 
 class _LazyGroup(click.Group):
@@ -35,7 +38,7 @@ class _LazyGroup(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"cctrace.cli.{cmd_name}").command
+        command = importlib.import_module(f"cctrace.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"cctrace.cli.{cmd_name}.command is not a command")
         return command

@@ -35,6 +35,7 @@ _ENDED = {
 }
 
 
+_SHOWN_REASONS = 8  # by which events of an imported file were left out
 _HOW = {
     "before_load": "",
     "at_load": ", as it was loaded",
@@ -105,18 +106,42 @@ def _facts(run: Run) -> str:
     manifest = run.manifest
     duration = _duration_ns(manifest)
     started = utc_text(manifest.start.realtime_ns)
-    rows = [
-        ("run", str(run.path)),
-        ("command", shlex.join(map(str, manifest.command)) or "(imported)"),
-        ("in", manifest.cwd),
-        ("started", f"{started} UTC" if started else "unknown"),
-        ("length", "unknown" if duration is None else f"{duration / 1e9:,.3f} s"),
-        ("ended", f"{manifest.ended}: {_ENDED.get(manifest.ended, 'unknown')}"),
-        ("exit code", _exit_code(manifest)),
-        ("recorded by", f"cctrace {manifest.cctrace_version}"),
-        *zip(("host", ""), _host(run), strict=False),
-    ]
+    begun = ("started", f"{started} UTC" if started else "unknown")
+    length = ("length", "unknown" if duration is None else f"{duration / 1e9:,.3f} s")
+    host = zip(("host", ""), _host(run), strict=False)
+    if "imported_from" in manifest.options:
+        rows = [("run", str(run.path)), *_origin(manifest, begun), length, *host]
+    else:
+        rows = [
+            ("run", str(run.path)),
+            ("command", shlex.join(map(str, manifest.command)) or "unknown"),
+            ("in", manifest.cwd),
+            begun,
+            length,
+            ("ended", f"{manifest.ended}: {_ENDED.get(manifest.ended, 'unknown')}"),
+            ("exit code", _exit_code(manifest)),
+            ("recorded by", f"cctrace {manifest.cctrace_version}"),
+            *host,
+        ]
     return "\n".join(f"{name:<12}{harmless(str(value))}" for name, value in rows)
+
+
+def _origin(manifest: Manifest, begun: tuple[str, str]) -> list[tuple[str, str]]:
+    """Rows on where an imported run came from, and what its clock is."""
+    options = manifest.options
+    tool, clock = (
+        fact if isinstance(fact := options.get(key), dict) else {} for key in ("tool", "clock")
+    )
+    made_by = " ".join(str(tool[key]) for key in ("name", "version") if tool.get(key))
+    # Without an offset the anchor's CLOCK_REALTIME means nothing.
+    known = clock.get("realtime_offset_ns") is not None
+    return [
+        ("imported", f"{options.get('file')} ({options.get('imported_from')})"),
+        ("made by", made_by or "unknown"),
+        begun if known else ("started", "unknown"),
+        ("clock", str(clock.get("domain", "unknown"))),
+        ("imported by", f"cctrace {manifest.cctrace_version}"),
+    ]
 
 
 def _duration_ns(manifest: Manifest) -> int | None:
@@ -157,7 +182,8 @@ def _sources(manifest: Manifest) -> str:
         lines.append(harmless(f"  {source.name:<16}{source.state}{reason}"))
         if source.hint:
             lines.append(harmless(f"{'':18}hint: {source.hint}"))
-        lines += [harmless(f"{'':18}{line}") for line in _libraries(source.detail)]
+        for more in (_libraries(source.detail), _accounting(source.detail)):
+            lines += [harmless(f"{'':18}{line}") for line in more]
     return "\n".join(lines if manifest.sources else [*lines, "  none"])
 
 
@@ -173,6 +199,31 @@ def _libraries(detail: dict[str, Any]) -> Iterator[str]:
             how = when.get(library.get("path"), "")
             functions = units.count(int(library.get("attached", 0)), "function")
             yield f"{library.get('path')}: {functions}{how}"
+
+
+def _accounting(detail: dict[str, Any]) -> Iterator[str]:
+    """What became of the events of an imported file, and why some are left out."""
+    kinds = detail.get("accounting")
+    if not isinstance(kinds, dict):
+        return
+    fates = {"imported": 0, "folded": 0, "left_out": 0}
+    reasons: list[tuple[int, str, str]] = []
+    for kind, told in kinds.items():
+        for fate in fates:
+            counts = told.get(fate, {})
+            fates[fate] += sum(counts.values())
+            if fate == "left_out":
+                reasons += [(count, kind, reason) for reason, count in counts.items()]
+    yield (
+        f"{units.count(sum(fates.values()), 'event')} in the file: {number(fates['imported'])} "
+        f"are rows, {number(fates['folded'])} folded into others, "
+        f"{number(fates['left_out'])} left out"
+    )
+    reasons.sort(key=lambda reason: -reason[0])
+    for count, kind, reason in reasons[:_SHOWN_REASONS]:
+        yield f"left out: {number(count)} {kind} ({reason})"
+    if len(reasons) > _SHOWN_REASONS:
+        yield f"left out: {units.count(len(reasons) - _SHOWN_REASONS, 'more kind')}; see --json"
 
 
 def _adapters(adapters: list[HookReport]) -> str:
