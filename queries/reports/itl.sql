@@ -3,7 +3,7 @@
 -- grain:    one row per run, engine and phase
 -- columns:
 --   run      VARCHAR  label of the run
---   engine   VARCHAR  vllm, transformers, or the domain of ranges named step
+--   engine   VARCHAR  as in the view steps
 --   phase    VARCHAR  phase of the step the period starts with; NULL: not told
 --   n        BIGINT   periods, > 0
 --   mean_ns  BIGINT   mean, ns, rounded
@@ -16,7 +16,7 @@
 --   phase   VARCHAR = NULL  only this phase
 -- caveats:  a step whose period is not known (the last one, or one before a
 --           pause) does not count. Percentiles are periods that occurred, not
---           interpolated.
+--           interpolated. Of worker processes each has periods of its own.
 WITH summed AS (
   SELECT
     run,

@@ -17,14 +17,17 @@
 --                         NULL: neither copy to or from the host nor allocation
 --   size_bytes   BIGINT   bytes; NULL: not told
 --   stream       BIGINT   stream handle, 0 is the default; NULL: none
+--   event        BIGINT   event handle; NULL: the call takes none, or unknown
 --   result       INTEGER  CUDA status, 0 is success; NULL: not seen
+--   correlation_id  BIGINT  joins gpu_activity.correlation_id within the
+--                           process; NULL: none was told
 -- caveats:  launches counted in the kernel are in cuda_launches instead. What a
 --           call that is no crossing (a free, a memset) does inside is not
 --           here.
 CREATE VIEW crossings AS
 SELECT
   run, pid, tid, ts_ns, dur_ns, "class", api, layer, copy_kind, host_memory,
-  size_bytes, stream, result
+  size_bytes, stream, event, result, correlation_id
 FROM cuda_api
 WHERE depth = 0
   AND "class" IN ('copy', 'launch', 'graph', 'sync', 'alloc', 'collective');

@@ -33,11 +33,11 @@ def test_steps_of_vllm(tmp_path: Path) -> None:
         losses=[{"count": 1, "first_ns": 250, "last_ns": 260}],
     )
     assert table(run, "steps") == lines("""
-        run,1,vllm,100,100,100,50,100,prefill,3,29
-        run,2,vllm,100,100,200,50,100,decode,3,3
-        run,3,vllm,100,100,300,50,,mixed,2,11
-        run,4,vllm,100,100,900,50,100,prefill,1,7
-        run,5,vllm,100,100,1000,,,decode,1,1
+        run,1,vllm,100,100,100,50,100,prefill,3,29,nvtx
+        run,2,vllm,100,100,200,50,100,decode,3,3,nvtx
+        run,3,vllm,100,100,300,50,,mixed,2,11,nvtx
+        run,4,vllm,100,100,900,50,100,prefill,1,7,nvtx
+        run,5,vllm,100,100,1000,,,decode,1,1,nvtx
     """)
     assert table(run, "itl") == lines("""
         run,vllm,decode,1,100,100,100,100,100
@@ -114,7 +114,7 @@ def test_marks_and_pauses_of_others_are_none_of_a_steps_own(tmp_path: Path) -> N
 def test_a_mark_may_be_as_early_as_its_step(tmp_path: Path) -> None:
     step, mark = vllm_step(100, 50, "decode", BATCH + 1)
     run = make_run(tmp_path, nvtx=[step, {**mark, "ts_ns": 100}])
-    assert table(run, "steps") == "run,1,vllm,100,100,100,50,,decode,1,1\n"
+    assert table(run, "steps") == "run,1,vllm,100,100,100,50,,decode,1,1,nvtx\n"
 
 
 def test_batches_of_any_size_come_apart(tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_steps_of_transformers(tmp_path: Path) -> None:
         ],
     )
     assert table(run, "steps") == lines("""
-        run,1,transformers,100,100,10,20,31,prefill,1,5
-        run,2,transformers,100,100,41,20,,decode,1,1
-        run,3,transformers,100,100,200,20,37,prefill,1,7
-        run,4,transformers,100,100,237,20,,decode,1,1
+        run,1,transformers,100,100,10,20,31,prefill,1,5,nvtx
+        run,2,transformers,100,100,41,20,,decode,1,1,nvtx
+        run,3,transformers,100,100,200,20,37,prefill,1,7,nvtx
+        run,4,transformers,100,100,237,20,,decode,1,1,nvtx
     """)
 
 
@@ -195,21 +195,21 @@ def test_steps_of_a_loop_of_ones_own(tmp_path: Path) -> None:
         ],
     )
     assert table(run, "steps") == lines("""
-        run,1,mine,100,100,10,20,30,prefill,1,5
-        run,2,mine,100,100,40,20,31,decode,1,1
-        run,3,mine,100,100,71,20,,,,
-        run,4,default,100,100,100,20,50,,,
-        run,5,default,100,100,150,20,,,,
-        run,6,default,100,100,200,9,,,,
+        run,1,mine,100,100,10,20,30,prefill,1,5,nvtx
+        run,2,mine,100,100,40,20,31,decode,1,1,nvtx
+        run,3,mine,100,100,71,20,,,,,nvtx
+        run,4,default,100,100,100,20,50,,,,nvtx
+        run,5,default,100,100,150,20,,,,,nvtx
+        run,6,default,100,100,200,9,,,,,nvtx
     """)
     assert table(run, "steps", {"engine": "mine", "phase": "decode"}) == lines(
-        "run,2,mine,100,100,40,20,31,decode,1,1"
+        "run,2,mine,100,100,40,20,31,decode,1,1,nvtx"
     )
 
 
 def test_one_step_has_no_period(tmp_path: Path) -> None:
     run = make_run(tmp_path, nvtx=vllm_step(7, 3, "decode", BATCH))
-    assert table(run, "steps") == "run,1,vllm,100,100,7,3,,decode,1,0\n"
+    assert table(run, "steps") == "run,1,vllm,100,100,7,3,,decode,1,0,nvtx\n"
     assert table(run, "itl") == ""
 
 
@@ -228,3 +228,128 @@ def test_itl_is_the_distribution_of_periods(tmp_path: Path) -> None:
         run,default,prefill,3,10,10,10,10,10
     """)
     assert table(run, "itl", {"engine": "vllm"}) == ""
+
+
+def profiled(number: int, ts_ns: int, dur_ns: int | None, **more: Any) -> Row:
+    """A step of torch.profiler, as an imported trace has it."""
+    kind = {"domain": "torch", "category": "user_annotation", "kind": "start_end"}
+    return span(ts_ns, dur_ns, f"ProfilerStep#{number}", **{**kind, **more})
+
+
+STEPS_FOUND = """
+    SELECT run, engine, tid, ts_ns, dur_ns, period_ns, phase, requests, found_by
+    FROM steps ORDER BY run, step_id
+"""
+
+
+def test_steps_of_a_profiler(tmp_path: Path) -> None:
+    # GIVEN five steps, 13 ns apart but for a pause of more than ten times that, the
+    # backward pass of the second one on autograd's own thread, an optimizer in the last
+    run = make_run(
+        tmp_path,
+        nvtx=[
+            profiled(7, 100, 11),
+            profiled(8, 113, 11),
+            span(120, 2, "autograd::engine::evaluate_function: MmBackward0", tid=7),
+            profiled(9, 126, 11),
+            profiled(10, 126 + 11 + 131, 11),
+            profiled(11, 281, None),
+            span(290, 1, "Optimizer.step#SGD.step", domain="torch"),
+            {"ts_ns": 300, "kind": "mark", "name": "ProfilerStep#12", "domain": "torch"},
+        ],
+    )
+    # THEN what is inside a step tells that it trains; of an open one nothing is inside
+    assert table(run, STEPS_FOUND) == lines("""
+        run,profiler,100,100,11,13,,,annotation
+        run,profiler,100,113,11,13,train,,annotation
+        run,profiler,100,126,11,,,,annotation
+        run,profiler,100,268,11,13,,,annotation
+        run,profiler,100,281,,,,,annotation
+    """)
+
+
+def test_steps_that_engines_name_by_their_batch(tmp_path: Path) -> None:
+    def trtllm(number: int, ts_ns: int, prefills: int, decodes: int) -> Row:
+        name = f"[Executor] _forward_step {number}: {prefills} ctx reqs, {decodes} gen reqs"
+        return span(ts_ns, 5, name)
+
+    one = make_run(
+        tmp_path,
+        "one",
+        nvtx=[trtllm(1, 10, 2, 0), trtllm(2, 21, 1, 2), trtllm(3, 33, 0, 3), trtllm(4, 46, 0, 0)],
+    )
+    two = make_run(
+        tmp_path,
+        "two",
+        nvtx=[
+            span(10, 5, "execute_context_3(101)_generation_0(0)", domain="vllm"),
+            span(17, 5, "execute_context_0(0)_generation_3(3), op_id = 17", domain="vllm"),
+        ],
+    )
+    assert table([one, two], STEPS_FOUND) == lines("""
+        one,tensorrt_llm,100,10,5,11,prefill,2,annotation
+        one,tensorrt_llm,100,21,5,12,mixed,3,annotation
+        one,tensorrt_llm,100,33,5,13,decode,3,annotation
+        one,tensorrt_llm,100,46,5,,,0,annotation
+        two,vllm,100,10,5,7,prefill,3,annotation
+        two,vllm,100,17,5,,decode,3,annotation
+    """)
+
+
+def test_numbered_iterations_are_steps_and_their_parts_are_not(tmp_path: Path) -> None:
+    names = ["Iteration 3", "iteration_4", "iteration5", "Iteration [6]", "ITERATION: 7"]
+    rows = [span(10 * i, 5, name) for i, name in enumerate(names)]
+    rows += [span(10 * i + 1, 2, f"iter_{i}_forward") for i in range(5)]
+    # A name that is there only once on each thread is no loop.
+    rows += [span(0, 50, "train_step"), span(0, 50, "train_step", tid=7)]
+    # The rule of the lowest rank that repeats is the run's: not the optimizer's here.
+    rows += [span(10 * i + 3, 1, "Optimizer.step#Adam.step") for i in range(5)]
+    run = make_run(tmp_path, nvtx=rows)
+    query = "SELECT engine, ts_ns, period_ns, phase FROM steps ORDER BY step_id"
+    assert table(run, query) == lines("""
+        iteration,0,10,train
+        iteration,10,10,train
+        iteration,20,10,train
+        iteration,30,10,train
+        iteration,40,,train
+    """)
+
+
+def test_a_loop_without_a_range_of_its_own_is_told_by_its_optimizer(tmp_path: Path) -> None:
+    rows = [
+        span(100 * i + 10 * rank, 7, f"Optimizer.step#AdamW.step, op_id = {i}", pid=100 + rank)
+        for i in range(3)
+        for rank in range(2)
+    ]
+    run = make_run(tmp_path, nvtx=rows)
+    query = "SELECT engine, pid, ts_ns, period_ns, phase FROM steps ORDER BY pid, ts_ns"
+    assert table(run, query) == lines("""
+        optimizer,100,0,100,train
+        optimizer,100,100,100,train
+        optimizer,100,200,,train
+        optimizer,101,10,100,train
+        optimizer,101,110,100,train
+        optimizer,101,210,,train
+    """)
+
+
+def test_an_engines_own_steps_come_first(tmp_path: Path) -> None:
+    # GIVEN a run with steps and a profiler's, and another one with the latter alone
+    annotated = [profiled(i, 10 * i, 5) for i in range(3)]
+    one = make_run(tmp_path, "one", nvtx=[span(3, 4, "step", domain="mine"), *annotated])
+    two = make_run(tmp_path, "two", nvtx=annotated)
+    # THEN the first run has its own step only
+    query = "SELECT run, step_id, engine, ts_ns, found_by FROM steps ORDER BY run, step_id"
+    assert table([one, two], query) == lines("""
+        one,1,mine,3,nvtx
+        two,1,profiler,0,annotation
+        two,2,profiler,10,annotation
+        two,3,profiler,20,annotation
+    """)
+
+
+def test_ranges_of_cctrace_s_own_domain_are_no_annotations(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path, nvtx=[span(10 * i, 5, f"iteration {i}", domain="cctrace") for i in range(3)]
+    )
+    assert table(run, "SELECT count(*) FROM steps") == "0\n"
