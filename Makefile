@@ -9,7 +9,7 @@ C_SOURCES = $(shell find probes tests benchmarks examples/simcuda -name build -p
 TEXTS = $(wildcard *.md *.toml) Makefile benchmarks cctrace docs examples probes queries \
 	scripts tests
 PYTEST_ARGS ?=
-DEMO_QUERIES := itl copies crossings_per_step
+DEMO_QUERIES := step_breakdown async_copies_that_block
 
 export VENV
 
@@ -35,7 +35,7 @@ demo: setup ## Record a decode loop on a simulated GPU, query the run, print
 	@mkdir -p $(RUNS)
 	$(CCTRACE) record -o $(RUNS)/demo --force -- \
 		$(PY) examples/decode_loop.py --profile b300-cc >$(RUNS)/demo.json
-	$(CCTRACE) info $(RUNS)/demo
+	$(CCTRACE) report $(RUNS)/demo
 	@for name in $(DEMO_QUERIES); do \
 		printf '\n$(CCTRACE) query $(RUNS)/demo --name %s\n' $$name; \
 		$(CCTRACE) query $(RUNS)/demo --name $$name || exit; done
@@ -44,7 +44,12 @@ demo: setup ## Record a decode loop on a simulated GPU, query the run, print
 
 .PHONY: test
 test: setup ## Run the tests
-	$(PY) -m pytest -q -m "not engines and not gpu and not vm" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not engines and not gpu and not vm and not grid" $(PYTEST_ARGS)
+
+.PHONY: test-grid
+test-grid: setup ## Compare attribution with the simulated device in many configurations
+	$(MAKE) --no-print-directory -s -C examples/simcuda PYTHON=$(abspath $(PY))
+	$(PY) -m pytest -q -m grid $(PYTEST_ARGS)
 
 .PHONY: test-engines
 test-engines: vllm-env hf-env ## Run the tests that record real engines

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import attribution
 import bpf_cost
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -196,6 +197,7 @@ def main() -> int:
         ]
         show_storms(console, storms)
         in_bpf = bpf_part(console, work, quick=options.quick)
+    analysis = attribution.part(console, quick=options.quick)
     if options.json:
         result = {
             "machine": machine,
@@ -203,6 +205,7 @@ def main() -> int:
             "python": in_python,
             "storms": storms,
             "bpf": in_bpf,
+            "analysis": analysis,
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

@@ -17,26 +17,27 @@ from cctrace import version
 if TYPE_CHECKING:
     import os
 
-    from cctrace.store.session import Session
+    from cctrace.analyze.opened import OpenedRuns
 
 __all__ = ["__version__", "open"]
 
 __version__ = version.VERSION
 
 
-def open(*paths: str | os.PathLike[str]) -> Session:  # noqa: A001 - cctrace.open reads as intended
+def open(*paths: str | os.PathLike[str]) -> OpenedRuns:  # noqa: A001 - cctrace.open reads as intended
     """Open one or several run directories for queries.
 
     Args:
         paths: Run directories; several give rows of all, told apart by ``run``.
 
     Returns:
-        The runs; ``.sql(query)`` returns rows.
+        The runs; ``.sql(query)`` returns rows, ``.attribution()`` says where the time
+        of a run's steps goes.
 
     Raises:
         cctrace.errors.CctraceError: Exit code 4; one of them is no run, or one of
             a version this cctrace does not read.
     """
-    from cctrace.store.session import open_session  # noqa: PLC0415 - see above
+    from cctrace.analyze.opened import open_session  # noqa: PLC0415 - see above
 
     return open_session(*paths)

@@ -191,20 +191,22 @@ def listing() -> str:
     from cctrace.store.connection import library, relations  # noqa: PLC0415 - as above
 
     known = library()
+    names = [*known.reports, *(view.name for view in known.views), *relations()]
+    width = max(map(len, names)) + 1
     lines = ["Reports (--name NAME)"]
     for report in known.reports.values():
-        lines.append(f"  {report.name:<20}{report.description}")
+        lines.append(f"  {report.name:<{width}}{report.description}")
         for param in report.params:
             default = "NULL" if param.default is None else param.default
             usage = f"--param {param.name}={default}"
-            lines.append(f"{'':22}{usage:<26}{param.doc} ({param.type})")
+            lines.append(f"{'':{width + 2}}{usage:<25} {param.doc} ({param.type})")
     lines += ["", "Views"]
     lines += [
-        f"  {view.name:<20}{view.description}"
+        f"  {view.name:<{width}}{view.description}"
         for view in sorted(known.views, key=lambda v: v.name)
         if not view.is_private
     ]
     lines += ["", "Tables"]
-    lines += [f"  {table.name:<20}{table.doc}" for table in relations().values()]
+    lines += [f"  {table.name:<{width}}{table.doc}" for table in relations().values()]
     lines += ["", "Columns: cctrace query RUN 'DESCRIBE nvtx', or docs/queries.md"]
     return "\n".join(lines) + "\n"
