@@ -1,0 +1,326 @@
+"""How long the device worked for each call, told from when the host saw it finish.
+
+The host sees the device only where a call waits for it: a stream does its work in order,
+so that when a wait returns, all that was queued before it is done. Between two such
+moments the device did what was queued in between, and no piece of it before its own
+submission. That gives the sum of each group. Within a group the work is spread evenly,
+less where a piece cannot have taken so long because it came last; beside a graph single
+launches are taken to be short.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cctrace.analyze.costs import SYNCHRONOUS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cctrace.analyze.costs import Costs
+    from cctrace.analyze.graph import Call
+
+_EDGE_NS = 2000.0  # what started so soon after its submission was held up by nothing
+_SHORT_NS = 2_000.0  # a launch beside a graph: as an empty kernel
+_MANY = 8  # pieces from which on host-bound launches hide how long each one lasts
+_HIDDEN = 0.75  # share of the time that equal pieces must explain, or they are hidden
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bounds of a length, ns."""
+
+    low_ns: float
+    likely_ns: float
+    high_ns: float
+
+
+@dataclass
+class DeviceWork:
+    """What the device did, by the call that asked for it (its identity).
+
+    Attributes:
+        lengths: Of the work of each call that put some on a stream.
+        waited: Calls that the device held up.
+        hidden: Calls whose work was over before anyone looked: a guess within bounds.
+    """
+
+    lengths: dict[int, Span] = field(default_factory=dict)
+    waited: set[int] = field(default_factory=set)
+    hidden: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Work on a stream, or what it waits for there."""
+
+    call: Call
+    ready_ns: float  # it cannot start before
+    known_ns: float | None  # how long it takes; None: to be found
+    depends: tuple[int, int] | None = None  # stream and position that must be reached
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    pieces: list[_Piece] = field(default_factory=list)
+    seen: int = 0  # so many of them are known to be done
+    done_ns: float | None = None  # when they were; None: only that they were
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Work whose end was seen (``is_exact``) or that was over when someone looked."""
+
+    pieces: list[_Piece]  # of unknown length
+    room_ns: list[float]  # for each: until the end, less known lengths after it
+    is_exact: bool
+
+    @property
+    def is_long(self) -> list[bool]:
+        """Whether each piece may be long: all may, unless there are graphs."""
+        graphs = [piece.call.cls == "graph" for piece in self.pieces]
+        return graphs if any(graphs) else [True] * len(graphs)
+
+    @property
+    def make_up(self) -> tuple[tuple[str, str, str], ...]:
+        return tuple((p.call.cls, p.call.api, p.call.path) for p in self.pieces)
+
+
+class _Inference:
+    """Goes through the calls of one process in the order they were made."""
+
+    def __init__(self, costs: Costs, activity: Mapping[int, tuple[int, int]]) -> None:
+        self._costs = costs
+        self._activity = activity
+        self._streams: dict[int, _Stream] = defaultdict(_Stream)
+        self._marks: dict[int | None, tuple[int, int]] = {}  # by event: stream, position
+        self._groups: list[_Group] = []
+        self.found = DeviceWork()
+
+    def run(self, calls: Sequence[Call]) -> DeviceWork:
+        for call in calls:
+            if call.cls == "copy":
+                self._copy(call)
+            elif call.cls in ("launch", "graph", "memset", "collective"):
+                ready_ns = call.end_ns + self._costs.latency_ns(call.cls)
+                self._queue(call, ready_ns, self._observed_ns(call))
+            elif call.cls == "event":
+                self._event(call)
+            elif call.cls == "sync":
+                self._sync(call)
+        for stream in self._streams.values():  # nobody looked any more
+            rest = [p for p in stream.pieces[stream.seen :] if p.known_ns is None]
+            if rest:
+                self._groups.append(_Group(rest, [float("inf")] * len(rest), is_exact=False))
+        self._settle()
+        return self.found
+
+    def _observed_ns(self, call: Call) -> float | None:
+        seen = self._activity.get(call.correlation_id) if call.correlation_id else None
+        return None if seen is None else float(seen[1])
+
+    def _queue(self, call: Call, ready_ns: float, known_ns: float | None) -> None:
+        self._streams[call.stream].pieces.append(_Piece(call, ready_ns, known_ns))
+        if known_ns is not None:
+            self.found.lengths[id(call)] = Span(known_ns, known_ns, known_ns)
+
+    def _copy(self, call: Call) -> None:
+        cost = self._costs.copy(call.api, call.copy_kind, call.host_memory)
+        observed_ns = self._observed_ns(call)
+        device_ns = cost.device_ns(call.size_bytes) if observed_ns is None else observed_ns
+        if cost.mode != SYNCHRONOUS:
+            self._queue(call, call.ts_ns + cost.host_ns, device_ns)
+            return
+        stream = self._streams[call.stream]
+        position = len(stream.pieces)
+        submitted_ns = call.ts_ns + cost.host_ns
+        held_up = self._costs.waited(call, self._costs.least_ns(call))
+        if held_up and self._is_idle(stream):
+            held_up = False  # by nothing on the device: then it is the call's own
+        if held_up:
+            own_ns = device_ns + self._costs.probe_ns
+            self._observe(call.stream, position, call.end_ns - own_ns, is_exact=True)
+            self.found.waited.add(id(call))
+        else:
+            # What it takes beyond the figures is the host's: its caches were cold.
+            device_ns = min(device_ns, max(0.0, call.dur_ns - self._costs.probe_ns))
+            self._observe(call.stream, position, submitted_ns, is_exact=False)
+        self._queue(call, submitted_ns, device_ns)
+        # The call has seen itself end.
+        stream.seen = len(stream.pieces)
+        stream.done_ns = call.end_ns - self._costs.probe_ns
+
+    def _is_idle(self, stream: _Stream) -> bool:
+        return stream.seen == len(stream.pieces)
+
+    def _event(self, call: Call) -> None:
+        stream = self._streams[call.stream]
+        if "Record" in call.api:
+            mark = call.stream, len(stream.pieces)
+            self._marks[call.event] = self._marks[None] = mark
+        elif "StreamWait" in call.api:
+            # An event that was not told is taken to be the last one recorded.
+            depends = self._marks.get(call.event)
+            if depends is not None and depends[0] != call.stream:
+                stream.pieces.append(_Piece(call, float(call.end_ns), 0.0, depends))
+
+    def _sync(self, call: Call) -> None:
+        if "Query" in call.api:
+            return
+        least_ns = self._costs.least_ns(call)
+        if "Event" in call.api:
+            mark = self._marks.get(call.event)
+            wanted = [] if mark is None else [mark]
+        elif "Stream" in call.api:
+            wanted = [(call.stream, len(self._streams[call.stream].pieces))]
+        else:
+            wanted = [(key, len(stream.pieces)) for key, stream in self._streams.items()]
+        held_up = self._costs.waited(call, least_ns)
+        if held_up:
+            self.found.waited.add(id(call))
+        # Of several streams it is not known which one was last.
+        is_exact = held_up and len(wanted) == 1
+        at_ns = call.end_ns - least_ns if held_up else float(call.ts_ns)
+        for stream, position in wanted:
+            self._observe(stream, position, at_ns, is_exact=is_exact)
+
+    def _observe(self, key: int, position: int, at_ns: float, *, is_exact: bool) -> None:
+        """Take down that a stream was there at a moment, or had been there before."""
+        stream = self._streams[key]
+        if position <= stream.seen:
+            return
+        pieces = stream.pieces[stream.seen : position]
+        started_ns = stream.done_ns
+        stream.seen, stream.done_ns = position, at_ns if is_exact else None
+        unknown_left = sum(piece.known_ns is None for piece in pieces)
+        end_ns = at_ns
+        for index in range(len(pieces) - 1, -1, -1):
+            piece = pieces[index]
+            if piece.known_ns is None:
+                self._group(pieces[: index + 1], started_ns, end_ns, is_exact=is_exact)
+                return
+            start_ns = end_ns - piece.known_ns
+            if is_exact and piece.depends is None and start_ns <= piece.ready_ns + _EDGE_NS:
+                is_exact, start_ns = False, piece.ready_ns
+            if piece.depends is not None:
+                self._observe(*piece.depends, start_ns, is_exact=is_exact and not unknown_left)
+            end_ns = start_ns
+
+    def _group(
+        self, pieces: list[_Piece], started_ns: float | None, end_ns: float, *, is_exact: bool
+    ) -> None:
+        unknown: list[_Piece] = []
+        room_ns: list[float] = []
+        for piece in reversed(pieces):
+            if piece.known_ns is None:
+                ready_ns = piece.ready_ns
+                if started_ns is not None:
+                    ready_ns = max(ready_ns, started_ns)
+                unknown.insert(0, piece)
+                room_ns.insert(0, max(0.0, end_ns - ready_ns))
+            else:
+                end_ns -= piece.known_ns
+                if piece.depends is not None:
+                    self._observe(*piece.depends, end_ns, is_exact=False)
+        self._groups.append(_Group(unknown, room_ns, is_exact))
+
+    def _settle(self) -> None:
+        """Find the lengths: of groups whose end was seen, and of the others like them."""
+        typical: dict[tuple[tuple[str, str, str], ...], list[list[float]]] = defaultdict(list)
+        for group in self._groups:
+            if group.is_exact:
+                lengths_ns = spread(group.room_ns, group.is_long)
+                typical[group.make_up].append(lengths_ns)
+                self._note(group, lengths_ns)
+        usual = {
+            make_up: [statistics.median(column) for column in zip(*rows, strict=True)]
+            for make_up, rows in typical.items()
+        }
+        for group in self._groups:
+            if not group.is_exact:
+                self._note_unseen(group, usual.get(group.make_up))
+
+    def _note(self, group: _Group, lengths_ns: list[float]) -> None:
+        least_ns = min(room / (len(group.room_ns) - i) for i, room in enumerate(group.room_ns))
+        total_ns = sum(lengths_ns)
+        is_hidden = (
+            all(group.is_long)
+            and len(lengths_ns) >= _MANY
+            and least_ns * len(lengths_ns) < _HIDDEN * total_ns
+        )
+        for piece, length_ns in zip(group.pieces, lengths_ns, strict=True):
+            span = Span(length_ns, length_ns, length_ns)
+            if is_hidden:
+                low_ns = min(least_ns, length_ns)
+                span = Span(low_ns, (low_ns + length_ns) / 2, length_ns)
+                self.found.hidden.add(id(piece.call))
+            self.found.lengths[id(piece.call)] = span
+
+    def _note_unseen(self, group: _Group, usual_ns: list[float] | None) -> None:
+        """Lengths of a group that was over when someone looked: as usual, if that fits."""
+        if usual_ns is not None and _fits(usual_ns, group.room_ns):
+            for piece, length_ns in zip(group.pieces, usual_ns, strict=True):
+                self.found.lengths[id(piece.call)] = Span(length_ns, length_ns, length_ns)
+            return
+        most_ns = [0.0] * len(group.pieces)
+        if group.room_ns[0] < float("inf"):
+            most_ns = spread(group.room_ns, group.is_long)
+        for piece, length_ns in zip(group.pieces, most_ns, strict=True):
+            self.found.lengths[id(piece.call)] = Span(0.0, length_ns / 2, length_ns)
+            self.found.hidden.add(id(piece.call))
+
+
+def _fits(lengths_ns: Sequence[float], room_ns: Sequence[float]) -> bool:
+    after_ns = 0.0
+    for length_ns, room in zip(reversed(lengths_ns), reversed(room_ns), strict=True):
+        after_ns += length_ns
+        if after_ns > room + _EDGE_NS:
+            return False
+    return True
+
+
+def spread(room_ns: Sequence[float], is_long: Sequence[bool]) -> list[float]:
+    """Spread the time of a group over its pieces: evenly, as far as each one's room goes.
+
+    Args:
+        room_ns: For each piece, in order: from when it could start until the end of the
+            group, ns; its own length and those after it must fit in. None is longer
+            than the one before it.
+        is_long: For each piece, whether it shares the time; the others are short.
+
+    Returns:
+        The lengths, ns. The sum of those from the first long one on is its room.
+    """
+    lengths_ns = [0.0] * len(room_ns)
+    first = list(is_long).index(True)
+    short_ns = sum(_SHORT_NS for long in is_long[first:] if not long)
+    left_ns, after_ns = max(0.0, room_ns[first] - short_ns), 0.0
+    left = sum(is_long)
+    for index in range(len(room_ns) - 1, -1, -1):
+        wanted_ns = left_ns / left if is_long[index] and left else _SHORT_NS
+        length_ns = max(0.0, min(wanted_ns, room_ns[index] - after_ns))
+        if index == first:
+            length_ns = max(0.0, room_ns[first] - after_ns)
+        lengths_ns[index] = length_ns
+        after_ns += length_ns
+        if is_long[index]:
+            left_ns -= length_ns
+            left -= 1
+    return lengths_ns
+
+
+def infer(
+    calls: Sequence[Call], costs: Costs, activity: Mapping[int, tuple[int, int]]
+) -> DeviceWork:
+    """Find how long the device worked for each call of one process.
+
+    Args:
+        calls: Its calls, by start.
+        costs: What calls cost when nothing holds them up.
+        activity: (start, length) on the device, ns, by correlation_id; where given it is
+            used, and nothing is inferred for that call.
+    """
+    return _Inference(costs, activity).run(calls)
