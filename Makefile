@@ -39,7 +39,7 @@ demo: setup ## Record a decode loop on a simulated GPU, query the run, print
 	@for name in $(DEMO_QUERIES); do \
 		printf '\n$(CCTRACE) query $(RUNS)/demo --name %s\n' $$name; \
 		$(CCTRACE) query $(RUNS)/demo --name $$name || exit; done
-	@printf '\n%s\n' "In CC mode a readback of some bytes (copies: d2h) blocks until the step is done." \
+	@printf '\n%s\n' "In CC mode a readback of some bytes (d2h) blocks until the step is done." \
 		"What the loop counted itself is in $(RUNS)/demo.json."
 
 .PHONY: test
@@ -86,6 +86,7 @@ lint-text: setup
 	$(VENV)/bin/codespell $(TEXTS)
 	$(PY) scripts/gen_cli_docs.py --check
 	$(PY) scripts/gen_query_docs.py --check
+	$(PY) scripts/gen_report_schema.py --check
 	bash -n scripts/*.sh .ci/run
 	sh -n examples/*/*.sh
 
@@ -96,6 +97,7 @@ format: setup ## Rewrite Python and C in the project's style
 	$(VENV)/bin/clang-format -i $(C_SOURCES)
 	$(PY) scripts/gen_cli_docs.py
 	$(PY) scripts/gen_query_docs.py
+	$(PY) scripts/gen_report_schema.py
 
 .PHONY: bench
 bench: setup ## Measure cctrace's own cost on this machine

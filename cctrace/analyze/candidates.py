@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cctrace.analyze import remedies as known
 from cctrace.analyze.costs import SYNCHRONOUS
 from cctrace.analyze.graph import WAITS, Act
-from cctrace.analyze.handovers import launches
+from cctrace.analyze.handovers import launches, takes_at_once
 from cctrace.analyze.readback_remedies import (
     AsyncSchedulingOff,
     AsyncSchedulingOn,
@@ -141,7 +141,8 @@ class Candidates:
             else:
                 self.found.append(Candidate(AsyncSchedulingOn(costs), site, evidence))
         site = self._most(off_thread)
-        if site is not None and not sites:
+        at_once = all(takes_at_once(stretch.graph) for stretch in self._sample.stretches)
+        if site is not None and not sites and at_once:
             evidence = "the loop waits for the thread that reads back, in the same step"
             self.found.append(Candidate(AsyncSchedulingOn(costs), site, evidence))
 

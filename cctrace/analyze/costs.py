@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cctrace.analyze.graph import Call
     from cctrace.store.session import Session
@@ -17,6 +17,7 @@ SYNCHRONOUS = "host_synchronous"
 
 # Where neither the run nor a published figure tells: a small command (ns).
 _UNKNOWN_TOLL_NS = 1000.0
+_MANY_CALLS = 20  # launches, from which on their toll tells CC on from off
 _COPY_SPLIT = 0.35  # of a copy's toll, the host's part before the device has it
 _SURE_NS = 4000  # a wait is told from noise by so much, ns,
 _SURE_SHARE = 0.3  # and by so much of what the call takes anyway
@@ -114,10 +115,11 @@ class Costs:
             mode = SYNCHRONOUS
         elif copy_kind == "h2d" and memory_kind(host_memory) == "pageable":
             mode = STAGED  # CUDA's manual: returns once the source is read
-        elif copy_kind == "h2d" and figures.get("mode") == SYNCHRONOUS:
-            # Small ones wait for too little to be told; those to the host tell for both.
+        elif copy_kind == "h2d":
+            # Small ones wait for too little to be told from slow ones: those to the host,
+            # which wait for a whole step's work, tell for both.
             to_host = self._row("copy", None, "d2h", host_memory).get("mode")
-            mode = SYNCHRONOUS if to_host == SYNCHRONOUS else mode
+            mode = to_host or figures.get("mode") or mode
         toll_ns = _number(row.get("toll_ns"), figures.get("toll_ns"), _UNKNOWN_TOLL_NS)
         host_ns = min(
             _number(figures.get("toll_ns"), None, _COPY_SPLIT * toll_ns), _COPY_SPLIT * toll_ns
@@ -135,18 +137,15 @@ class Costs:
         self, cls: str, api: str | None, copy_kind: str | None, host_memory: str | None
     ) -> dict[str, Any]:
         row = self._model.get((cls, api, copy_kind, host_memory))
-        if row is None and api is None:  # any function that does the same
-            row = next(
-                (
-                    found
-                    for (of, by, kind, memory), found in sorted(
-                        self._model.items(), key=lambda entry: -(entry[1].get("n") or 0)
-                    )
-                    if (of, kind, memory) == (cls, copy_kind, host_memory)
-                    and (cls != "copy" or by is None or not waits_by_name(by))
-                ),
-                None,
-            )
+        if row is None and (api is None or cls != "copy" or not waits_by_name(api)):
+            # Any function that does the same; what most is known of first.
+            alike = [
+                found
+                for (of, by, kind, memory), found in self._model.items()
+                if (of, kind, memory) == (cls, copy_kind, host_memory)
+                and (cls != "copy" or by is None or not waits_by_name(by))
+            ]
+            row = max(alike, key=lambda found: found.get("n") or 0, default=None)
         return row or {}
 
     def toll_ns(self, cls: str, api: str | None = None, host_memory: str | None = None) -> float:
@@ -190,14 +189,42 @@ def load_costs(session: Session, run_label: str) -> Costs:
     """Read the costs of a run."""
     params = {"run": run_label}
     model = _rows(session, "SELECT * FROM bridge_model WHERE run = $run", params)
-    profile = next((row["profile"] for row in model), "b300")
-    published = _rows(
-        session, "SELECT * FROM _bridge_profiles WHERE profile = $profile", {"profile": profile}
-    )
+    profiles = _rows(session, "SELECT * FROM _bridge_profiles", {})
+    profile = checked_profile(model, profiles)
+    if any(row["profile"] != profile for row in model):
+        model = [row | {"profile": profile, "mode": None} for row in model]
+    published = [row for row in profiles if row["profile"] == profile]
     [facts] = _rows(session, "SELECT probe_ns FROM runs WHERE run = $run", params)
     programs = _rows(session, "SELECT pid, exe FROM processes WHERE run = $run", params)
     python = [row["pid"] for row in programs if "python" in (row["exe"] or "").rsplit("/", 1)[-1]]
     return Costs(model, published, _number(facts["probe_ns"], None, 0.0), python)
+
+
+def checked_profile(model: Sequence[dict[str, Any]], profiles: Sequence[dict[str, Any]]) -> str:
+    """Return the profile of a run, but none with CC whose launches are as cheap as without.
+
+    Args:
+        model: Rows of ``bridge_model`` by column name.
+        profiles: Rows of ``_bridge_profiles`` by column name.
+    """
+    named = next((row for row in model), None)
+    if named is None:
+        return "b300"
+    profile = str(named["profile"])
+    if named.get("profile_basis") != "behaviour" or not profile.endswith("-cc"):
+        return profile
+    tolls_ns = {row["profile"]: row["toll_ns"] for row in profiles if row["class"] == "launch"}
+    launches = [
+        row["toll_ns"]
+        for row in model
+        if row["class"] in ("launch", "graph") and (row["n"] or 0) >= _MANY_CALLS
+    ]
+    without = profile.removesuffix("-cc")
+    if not launches or without not in tolls_ns or profile not in tolls_ns:
+        return profile
+    # Some slow copies look like copies that wait; that many launches do not err together.
+    middle_ns = (tolls_ns[without] * tolls_ns[profile]) ** 0.5
+    return without if min(launches) < middle_ns else profile
 
 
 def _rows(session: Session, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:

@@ -46,11 +46,14 @@ class DeviceWork:
         lengths: Of the work of each call that put some on a stream.
         waited: Calls that the device held up.
         hidden: Calls whose work was over before anyone looked: a guess within bounds.
+        unseen: By call that had to wait with nothing recorded to wait for: length of the
+            work that must have been queued since the call before it, ns.
     """
 
     lengths: dict[int, Span] = field(default_factory=dict)
     waited: set[int] = field(default_factory=set)
     hidden: set[int] = field(default_factory=set)
+    unseen: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,10 +67,20 @@ class _Piece:
 
 
 @dataclass(slots=True, eq=False)
+class _Loose:
+    """Work that was over when someone looked: nothing tells yet when it ended."""
+
+    pieces: list[_Piece]
+    started_ns: float | None
+    over_ns: float
+
+
+@dataclass(slots=True, eq=False)
 class _Stream:
     pieces: list[_Piece] = field(default_factory=list)
     seen: int = 0  # so many of them are known to be done
     done_ns: float | None = None  # when they were; None: only that they were
+    loose: list[_Loose] = field(default_factory=list)  # the last that were seen
 
 
 @dataclass(slots=True, eq=False)
@@ -92,8 +105,12 @@ class _Group:
 class _Inference:
     """Goes through the calls of one process in the order they were made."""
 
-    def __init__(self, costs: Costs, activity: Mapping[int, tuple[int, int]]) -> None:
+    def __init__(
+        self, costs: Costs, activity: Mapping[int, tuple[int, int]], *, is_counted: bool
+    ) -> None:
         self._costs = costs
+        self._is_counted = is_counted
+        self._ends_ns: dict[int, int] = {}  # by thread: when its last call returned
         self._activity = activity
         self._streams: dict[int, _Stream] = defaultdict(_Stream)
         self._marks: dict[int | None, tuple[int, int]] = {}  # by event: stream, position
@@ -111,7 +128,9 @@ class _Inference:
                 self._event(call)
             elif call.cls == "sync":
                 self._sync(call)
-        for stream in self._streams.values():  # nobody looked any more
+            self._ends_ns[call.tid] = call.end_ns
+        for stream in list(self._streams.values()):  # nobody looked any more
+            self._close_loose(stream)
             rest = [p for p in stream.pieces[stream.seen :] if p.known_ns is None]
             if rest:
                 self._groups.append(_Group(rest, [float("inf")] * len(rest), is_exact=False))
@@ -138,10 +157,13 @@ class _Inference:
         position = len(stream.pieces)
         submitted_ns = call.ts_ns + cost.host_ns
         held_up = self._costs.waited(call, self._costs.least_ns(call))
-        if held_up and self._is_idle(stream):
-            held_up = False  # by nothing on the device: then it is the call's own
+        own_ns = device_ns + self._costs.probe_ns
+        if held_up and stream.seen == len(stream.pieces):
+            # By nothing that was recorded: launches that were not, or the call itself.
+            held_up = self._is_counted
+            if held_up:
+                self._note_queued(call, call.end_ns - own_ns)
         if held_up:
-            own_ns = device_ns + self._costs.probe_ns
             self._observe(call.stream, position, call.end_ns - own_ns, is_exact=True)
             self.found.waited.add(id(call))
         else:
@@ -150,11 +172,13 @@ class _Inference:
             self._observe(call.stream, position, submitted_ns, is_exact=False)
         self._queue(call, submitted_ns, device_ns)
         # The call has seen itself end.
+        self._close_loose(stream)
         stream.seen = len(stream.pieces)
         stream.done_ns = call.end_ns - self._costs.probe_ns
 
-    def _is_idle(self, stream: _Stream) -> bool:
-        return stream.seen == len(stream.pieces)
+    def _note_queued(self, call: Call, end_ns: float) -> None:
+        since_ns = self._ends_ns.get(call.tid, call.ts_ns)
+        self.found.unseen[id(call)] = max(0.0, end_ns - since_ns)
 
     def _event(self, call: Call) -> None:
         stream = self._streams[call.stream]
@@ -184,6 +208,8 @@ class _Inference:
         # Of several streams it is not known which one was last.
         is_exact = held_up and len(wanted) == 1
         at_ns = call.end_ns - least_ns if held_up else float(call.ts_ns)
+        if held_up and self._is_counted and all(p <= self._streams[s].seen for s, p in wanted):
+            self._note_queued(call, at_ns)
         for stream, position in wanted:
             self._observe(stream, position, at_ns, is_exact=is_exact)
 
@@ -195,37 +221,54 @@ class _Inference:
         pieces = stream.pieces[stream.seen : position]
         started_ns = stream.done_ns
         stream.seen, stream.done_ns = position, at_ns if is_exact else None
-        unknown_left = sum(piece.known_ns is None for piece in pieces)
+        has_unknown = any(piece.known_ns is None for piece in pieces)
         end_ns = at_ns
         for index in range(len(pieces) - 1, -1, -1):
             piece = pieces[index]
             if piece.known_ns is None:
-                self._group(pieces[: index + 1], started_ns, end_ns, is_exact=is_exact)
+                self._group(stream, _Loose(pieces[: index + 1], started_ns, end_ns), is_exact)
                 return
             start_ns = end_ns - piece.known_ns
             if is_exact and piece.depends is None and start_ns <= piece.ready_ns + _EDGE_NS:
                 is_exact, start_ns = False, piece.ready_ns
             if piece.depends is not None:
-                self._observe(*piece.depends, start_ns, is_exact=is_exact and not unknown_left)
+                self._observe(*piece.depends, start_ns, is_exact=is_exact and not has_unknown)
             end_ns = start_ns
 
-    def _group(
-        self, pieces: list[_Piece], started_ns: float | None, end_ns: float, *, is_exact: bool
-    ) -> None:
+    def _group(self, stream: _Stream, work: _Loose, is_exact: bool) -> None:  # noqa: FBT001 - a fact
+        """Make a group of work, with what was not done yet when it was queued."""
+        if not is_exact:
+            if stream.loose and stream.loose[-1].over_ns <= work.pieces[0].ready_ns:
+                self._close_loose(stream)
+            stream.loose.append(work)
+            return
+        while stream.loose and stream.loose[-1].over_ns > work.pieces[0].ready_ns:
+            before = stream.loose.pop()
+            work = _Loose([*before.pieces, *work.pieces], before.started_ns, work.over_ns)
+        self._close_loose(stream)
+        self._close(work, is_exact=True)
+
+    def _close_loose(self, stream: _Stream) -> None:
+        for work in stream.loose:
+            self._close(work, is_exact=False)
+        stream.loose.clear()
+
+    def _close(self, work: _Loose, *, is_exact: bool) -> None:
         unknown: list[_Piece] = []
         room_ns: list[float] = []
-        for piece in reversed(pieces):
+        end_ns = work.over_ns
+        for piece in reversed(work.pieces):
             if piece.known_ns is None:
                 ready_ns = piece.ready_ns
-                if started_ns is not None:
-                    ready_ns = max(ready_ns, started_ns)
-                unknown.insert(0, piece)
-                room_ns.insert(0, max(0.0, end_ns - ready_ns))
+                if work.started_ns is not None:
+                    ready_ns = max(ready_ns, work.started_ns)
+                unknown.append(piece)
+                room_ns.append(max(0.0, end_ns - ready_ns))
             else:
                 end_ns -= piece.known_ns
                 if piece.depends is not None:
                     self._observe(*piece.depends, end_ns, is_exact=False)
-        self._groups.append(_Group(unknown, room_ns, is_exact))
+        self._groups.append(_Group(unknown[::-1], room_ns[::-1], is_exact))
 
     def _settle(self) -> None:
         """Find the lengths: of groups whose end was seen, and of the others like them."""
@@ -313,7 +356,11 @@ def spread(room_ns: Sequence[float], is_long: Sequence[bool]) -> list[float]:
 
 
 def infer(
-    calls: Sequence[Call], costs: Costs, activity: Mapping[int, tuple[int, int]]
+    calls: Sequence[Call],
+    costs: Costs,
+    activity: Mapping[int, tuple[int, int]],
+    *,
+    is_counted: bool = False,
 ) -> DeviceWork:
     """Find how long the device worked for each call of one process.
 
@@ -322,5 +369,7 @@ def infer(
         costs: What calls cost when nothing holds them up.
         activity: (start, length) on the device, ns, by correlation_id; where given it is
             used, and nothing is inferred for that call.
+        is_counted: Whether launches were counted in the kernel rather than recorded:
+            then calls wait for work that is not among the calls.
     """
-    return _Inference(costs, activity).run(calls)
+    return _Inference(costs, activity, is_counted=is_counted).run(calls)

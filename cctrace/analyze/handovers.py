@@ -42,9 +42,10 @@ class _Turn:
 
 
 def launches(thread: Thread) -> bool:
-    """Whether a thread launches kernels or graphs."""
+    """Whether a thread launches kernels or graphs, be they recorded or only counted."""
     return any(
-        item.call is not None and item.call.cls in ("launch", "graph") for item in thread.items
+        item.act == Act.ENQUEUE and (item.call is None or item.call.cls in ("launch", "graph"))
+        for item in thread.items
     )
 
 
@@ -103,7 +104,7 @@ def _reading(reader: Thread, turns: Sequence[_Turn], wake_ns: float, lock: int) 
         asked = turn.record
         items.append(Item(Act.WAIT_ANCHOR, target=asked, wake_ns=wake_ns, step=step))
         items += turn.items
-        turn.done.step = step
+        turn.done.step = turn.record.step
         items.append(turn.done)
     return replace(reader, items=items, lock=lock)
 
@@ -189,3 +190,22 @@ def _back(
             late_ns = item.end_ns - turns[number].end_ns
             at_once += _is_on(item, anchors) and 0 <= late_ns <= _SOON_NS
     return 0 if at_once >= _SURE * total else a_step
+
+
+def takes_at_once(graph: Graph) -> bool:
+    """Whether a loop waits for what it has a reading thread read in the same step."""
+    own = [thread for thread in graph.threads if thread.lock == thread.tid]
+    done = {
+        item.uid
+        for thread in graph.threads
+        if thread.lock >= 0 and thread.lock != thread.tid
+        for item in thread.items
+        if item.act == Act.ANCHOR
+    }
+    same = [
+        item.target.step == item.step
+        for thread in own
+        for item in thread.items
+        if item.act == Act.WAIT_ANCHOR and item.target is not None and item.target.uid in done
+    ]
+    return sum(same) * 2 > len(same)

@@ -68,9 +68,9 @@ class Limits:
     """
 
     chunk_events: int = 1_000_000
-    sample_events: int = 1_000_000
+    sample_events: int = 500_000
     sample_slices: int = 8
-    replay_events: int = 200_000
+    replay_events: int = 100_000
     replay_slices: int = 4
     workers: int = 2
     memory_bytes: int = _GIB

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from cctrace.store.session import Session
 
 _LEAST_SHARE = 0.005  # of the ITL: what a site must hold or save to be a point
+_SAME_SHARE = 0.005  # of the ITL: savings that differ by less are the same
+_SIMPLE = (  # remedies from a setting to a change of the engine
+    "async_scheduling_on",
+    "async_scheduling_off",
+    "pageable_host_memory",
+    "pinned_host_memory",
+    "cuda_graphs",
+    "worker_readback",
+    "reuse_allocations",
+    "batch_copies",
+    "no_wait",
+)
 _GOOD_ERROR = 0.03  # of the replay unchanged
 _WIDE = 0.5  # width of the recoverable time's range, as a share of it
 _BLOCK_STEPS = 8  # steps of a piece whose mean counts as one observation
@@ -237,7 +249,7 @@ class _Ranking:
         floor_ns = _LEAST_SHARE * self._itl_ns
         found = []
         for site, site_facts in facts.items():
-            best = sorted(gains[site], key=lambda gain: -gain.recoverable_ns)
+            best = self._best_first(gains[site])
             per_step_ns = site_facts.held_ns / self._turns(site_facts)
             if per_step_ns >= floor_ns or (best and best[0].recoverable_ns >= floor_ns):
                 found.append(self._point(site, site_facts, best))
@@ -285,6 +297,14 @@ class _Ranking:
             tid=call.tid if call else 0,
         )
 
+    def _best_first(self, gains: Sequence[Gain]) -> list[Gain]:
+        """Order by what they bring; of those that bring the same the simplest is first."""
+        found = sorted(gains, key=lambda gain: -gain.recoverable_ns)
+        same_ns = _SAME_SHARE * self._itl_ns
+        as_good = [g for g in found if g.recoverable_ns >= found[0].recoverable_ns - same_ns]
+        simplest = min(as_good, key=lambda gain: _SIMPLE.index(gain.code), default=None)
+        return [] if simplest is None else [simplest, *(g for g in found if g is not simplest)]
+
     def _turns(self, facts: SiteFacts) -> int:
         """Steps times threads: where several processes do the same, figures are of each."""
         return self.summary.steps * len(facts.threads)
@@ -297,18 +317,24 @@ class _Ranking:
         return None
 
     def _confidence(self, gain: Gain | None) -> tuple[str, str]:
+        """How sure a point's figures are, and why no surer."""
+        low, medium = "", ""
         if self._error is None or abs(self._error) > _GOOD_ERROR:
-            return "low", f"the replay without a change is off by {self._error or 0:.1%}"
-        if self.summary.stuck:
-            return "low", "waits whose cause is not in the run"
-        if gain is None:
-            return "medium", "no remedy is known to help"
-        if gain.high_ns - gain.low_ns > _WIDE * max(1, gain.recoverable_ns):
+            low = f"the replay without a change is off by {self._error or 0:.1%}"
+        elif self._sample.counted:
+            low = "launches were counted, not recorded one by one"
+        elif self.summary.stuck:
+            low = "some waits end by what is not in the run"
+        elif gain is None:
+            medium = "no remedy is known to help"
+        elif gain.high_ns - gain.low_ns > _WIDE * max(1, gain.recoverable_ns):
             why = "how long the device works is hidden" if self._sample.hidden else "steps differ"
-            return "low", f"{why}: {gain.low_ns / 1000:.0f} to {gain.high_ns / 1000:.0f} us"
-        if self._sample.hidden:
-            return "medium", "how long the device works is hidden in part"
-        return "high", ""
+            low = f"{why}: {gain.low_ns / 1000:.0f} to {gain.high_ns / 1000:.0f} us"
+        elif self._sample.hidden:
+            medium = "how long the device works is hidden in part"
+        if low:
+            return "low", low
+        return ("medium", medium) if medium else ("high", "")
 
 
 def find_points(

@@ -66,6 +66,7 @@ class Recording:
         calls: CUDA calls by (pid, tid), by start.
         waits: Waits by (pid, tid), by start.
         activity: (start, length) on the device, ns, by correlation_id, by process.
+        counted: Processes whose launches were counted rather than recorded.
         wake_ns: How long a woken thread waits for a CPU, typically, ns.
     """
 
@@ -73,6 +74,7 @@ class Recording:
     calls: dict[tuple[int, int], list[Call]] = field(default_factory=dict)
     waits: dict[tuple[int, int], list[Wait]] = field(default_factory=dict)
     activity: dict[int, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    counted: set[int] = field(default_factory=set)
     wake_ns: float = DEFAULT_WAKE_NS
 
 
@@ -176,6 +178,12 @@ def load(session: Session, run_label: str, steps: list[Step]) -> Recording:
     for row in waits:
         wait = Wait(*row)
         found.waits.setdefault((wait.pid, wait.tid), []).append(wait)
+    counted = session.sql(
+        "SELECT DISTINCT pid FROM cuda_launches "
+        "WHERE run = $run AND ts_ns + window_ns >= $from_ns AND ts_ns < $until_ns",
+        params,
+    ).fetchall()
+    found.counted = {pid for (pid,) in counted}
     [(wake_ns,)] = session.sql(
         "SELECT median(dur_ns) FROM sched WHERE run = $run AND state = 'runnable' "
         "AND waker_tid IS NOT NULL AND ts_ns >= $from_ns AND ts_ns < $until_ns",

@@ -33,6 +33,8 @@ class Sample:
         sites: Its call sites.
         stretches: The stretches, with likely lengths on the device.
         phase: Phase of the steps that count; None: all do.
+        hidden: Whether how long the device works is a guess, in part.
+        counted: Whether launches were counted rather than recorded, in part.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Sample:
         self._recordings = recordings
         self.stretches = [build(recording, costs, sites) for recording in recordings]
         self.hidden = any(stretch.hidden for stretch in self.stretches)
+        self.counted = any(stretch.counted for stretch in self.stretches)
         self._others: dict[str, list[Stretch]] = {"likely": self.stretches}
 
     def bound(self, which: str) -> list[Stretch]:

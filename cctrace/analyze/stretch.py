@@ -76,11 +76,13 @@ class Stretch:
         graph: The stretch as it was.
         steps: Its steps; number i of the graph is the i-th.
         hidden: Whether lengths on the device are guesses that matter.
+        counted: Whether launches were counted rather than recorded.
     """
 
     graph: Graph
     steps: list[Step]
     hidden: bool
+    counted: bool = False
 
 
 class _Builder:
@@ -174,7 +176,12 @@ class _Builder:
             by_pid[key[0]] += self._recording.calls.get(key, [])
         for pid, calls in by_pid.items():
             calls.sort(key=lambda call: call.ts_ns)
-            work = infer(calls, self._costs, self._recording.activity.get(pid, {}))
+            work = infer(
+                calls,
+                self._costs,
+                self._recording.activity.get(pid, {}),
+                is_counted=pid in self._recording.counted,
+            )
             self._work[pid] = work
             self.hidden = self.hidden or bool(work.hidden)
             marks: dict[int | None, Call] = {}
@@ -242,6 +249,10 @@ class _Builder:
                 now_ns = max(now_ns, what.end_ns)
             else:
                 item = self._call_item(what, step)
+                unseen_ns = self._work[what.pid].unseen.get(id(what))
+                if unseen_ns is not None:
+                    queued = Item(Act.ENQUEUE, stream=item.stream, device_ns=unseen_ns, step=step)
+                    items.append(queued)
                 item.gap_ns = gap_ns
                 items.append(item)
                 now_ns = max(now_ns, what.end_ns)
@@ -351,4 +362,4 @@ def build(recording: Recording, costs: Costs, sites: Sites, bound: str = "likely
     graph = builder.build()
     builder.link(graph)
     graph = share_lock(graph, costs.python_pids)
-    return Stretch(graph, recording.steps, builder.hidden)
+    return Stretch(graph, recording.steps, builder.hidden, bool(recording.counted))

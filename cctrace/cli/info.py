@@ -288,5 +288,7 @@ def _next(run: Run) -> str:
     names += ["swiotlb_by_device"] if run.rows("swiotlb") else []
     names = names or (["processes"] if run.rows("processes") else ["runs"])
     lines = ["Next"]
+    if run.rows("cuda_api") or run.rows("nvtx"):
+        lines.append(f"  cctrace report {harmless(path)}")
     lines += [f"  cctrace query {harmless(path)} --name {name}" for name in names]
     return "\n".join(lines)

@@ -145,6 +145,10 @@ def refuse_overwrite(output: Path, *, force: bool) -> None:
         raise CctraceError(f"{output} exists", "add --force to overwrite it", EXIT_USAGE)
 
 
+_VERDICT = ("run", "answer", "evidence")  # how the columns of a report with an answer begin
+_DIGITS, _LONG = 6, 10  # digits shown of a fraction whose text is longer than that
+
+
 def write_result(
     result: Result, kind: str, output: Path | None, *, force: bool, limit: int = TABLE_ROWS
 ) -> int:
@@ -269,17 +273,36 @@ def _is_numeric(kind: str) -> bool:
 
 def _table(result: Result, rows: list[tuple[Any, ...]]) -> str:
     names = [harmless(name) for name in result.columns]
-    cells = [[harmless(_cell(value, "")) for value in row] for row in rows]
+    cells = [[harmless(_short(value)) for value in row] for row in rows]
     numeric = [_is_numeric(kind) for kind in result.types]
+    verdicts = ""
+    if tuple(names[: len(_VERDICT)]) == _VERDICT and cells:
+        # Each row repeats the run's answer and its sentence: they are told once, above.
+        told = dict.fromkeys(tuple(row[: len(_VERDICT)]) for row in cells)
+        verdicts = "".join(f"{run}: {answer}: {evidence}\n" for run, answer, evidence in told)
+        left_out = len(_VERDICT) if len(told) == 1 else 0
+        keep = [i for i in range(left_out, len(names)) if i == 0 or i >= len(_VERDICT)]
+        names, numeric = [names[i] for i in keep], [numeric[i] for i in keep]
+        cells = [[row[i] for i in keep] for row in cells]
+        cells = [row for row in cells if any(row[1 - bool(left_out) :])]
+        if not cells:
+            return verdicts
+        verdicts += "\n"
     fits = not sys.stdout.isatty() or _fits(names, cells, numeric)
     if not fits and len(rows) <= RECORD_ROWS:
-        return _records(names, cells)
+        return verdicts + _records(names, cells)
     table = new_table()
     for name, is_numeric in zip(names, numeric, strict=True):
         add_column(table, name, numeric=is_numeric)
     for row in cells:
         add_row(table, row)
-    return render(table, whole=not fits)
+    return verdicts + render(table, whole=not fits)
+
+
+def _short(value: Any) -> str:
+    """A cell to look at: of a fraction no more digits than anybody reads."""
+    text = _cell(value, "")
+    return f"{value:.{_DIGITS}g}" if isinstance(value, float) and len(text) > _LONG else text
 
 
 def _fits(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> bool:

@@ -53,7 +53,8 @@ EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
     default="table",
     show_default=True,
     help="Format of the result. Tables show the first 10,000 rows, the others all; "
-    "a few rows too wide for the terminal are shown a column a line.",
+    "a few rows too wide for the terminal are shown a column a line. A report's answer and its "
+    "evidence stand above the table, once a run.",
 )
 @output_options
 def command(  # noqa: PLR0917 - click passes them by name

@@ -275,8 +275,10 @@ def _summarise(outcome: Outcome) -> None:
         f"Wrote {outcome.run_dir} ({units.count(manifest.events, 'event')}, "
         f"{units.size(manifest.size_bytes)}, {units.count(processes, 'process')})"
     )
-    by_table = {"cuda_api": "cuda_summary", "nvtx": "nvtx_summary"}
-    name = next((q for table, q in by_table.items() if manifest.tables.get(table)), "processes")
-    _say(f"next: cctrace query {units.shell_word(outcome.run_dir)} --name {name}")
+    run = units.shell_word(outcome.run_dir)
+    if manifest.tables.get("cuda_api") or manifest.tables.get("nvtx"):
+        _say(f"next: cctrace report {run}")
+    else:
+        _say(f"next: cctrace query {run} --name processes")
     if manifest.exit_code is None and manifest.options.get("pid") is None:
         _say("the command goes on; cctrace waits for it")

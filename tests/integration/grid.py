@@ -211,6 +211,8 @@ def _draw_one(chance: random.Random, profile: str) -> list[str]:
     elif extra == "crossings":
         switches += ["--crossings", str(chance.randint(25, 97))]
     elif extra == "workers":
+        # Host work of three processes on few cores is noise: have the device take most.
+        gpu_us, python_us = max(gpu_us, 1511), min(python_us, 499)
         switches += ["--workers", "2"]
     switches += ["--gpu-us", str(gpu_us), "--python-us", str(python_us)]
     switches += ["--requests", str(chance.randint(1, 61))]

@@ -80,6 +80,23 @@ def test_table(run: Path) -> None:
     assert answer("query", run, wide).splitlines()[-1].split() == ["x" * 997, "y" * 991]
 
 
+def test_an_answer_stands_above_its_table_once_a_run(run: Path) -> None:
+    select = "SELECT run, answer, 'as \x1b seen' AS evidence, n FROM (VALUES {}) v(run, answer, n)"
+    one = answer("query", run, select.format("('a', 'yes', 1.25), ('a', 'yes', 1 / 3)"))
+    assert one.splitlines()[:2] == ["a: yes: as \\x1b seen", ""]
+    assert [line.strip() for line in one.splitlines()[2:] if "─" not in line] == [
+        "n", "1.25", "0.333333"
+    ]  # fmt: skip
+    two = answer("query", run, select.format("('a', 'no', 2), ('b', 'unknown', NULL)"))
+    assert two.splitlines()[:3] == ["a: no: as \\x1b seen", "b: unknown: as \\x1b seen", ""]
+    assert [line.split() for line in two.splitlines()[3:] if "─" not in line] == [
+        ["run", "n"],
+        ["a", "2"],
+    ]
+    none = answer("query", run, select.format("('a', 'unknown', NULL)"))
+    assert none == "a: unknown: as \\x1b seen\n"
+
+
 def test_csv(run: Path) -> None:
     found = answer("query", run, ROWS, "--format", "csv")
     assert list(csv.reader(io.StringIO(found, newline=""))) == [
