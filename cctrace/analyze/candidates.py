@@ -179,12 +179,14 @@ class Candidates:
             self.found.append(Candidate(known.PinnedHostMemory(self._costs), site, evidence))
 
     def _graphs(self) -> None:
-        by_path: dict[str, set[int]] = defaultdict(set)
+        keys = self._sample.sites.keys
+        regions: dict[tuple[str, tuple[str, ...]], set[int]] = defaultdict(set)
+        depth = {role: _shared_depth(paths) for role, paths in self._paths_by_role().items()}
         for site in self._facts:
-            key = self._sample.sites.keys[site]
-            if key.cls == "launch":
-                by_path[key.path].add(site)
-        for path, where in by_path.items():
+            if keys[site].cls == "launch":
+                region = keys[site].path.split("/")[: depth[keys[site].role] + 1]
+                regions[keys[site].role, tuple(region)].add(site)
+        for where in regions.values():
             calls = sum(self._facts[site].calls for site in where)
             threads = set[tuple[int, int]]().union(*(self._facts[s].threads for s in where))
             count = calls / self._steps / len(threads)
@@ -193,8 +195,15 @@ class Candidates:
                 continue
             total_ns = sum(self._facts[s].held_ns for s in where)
             evidence = f"{count:.1f} launches a step take {self._us(total_ns)}"
-            remedy = known.CudaGraphs(self._costs, path)
+            remedy = known.CudaGraphs(self._costs, frozenset(keys[site].path for site in where))
             self.found.append(Candidate(remedy, heaviest, evidence))
+
+    def _paths_by_role(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for site in self._facts:
+            key = self._sample.sites.keys[site]
+            found[key.role].add(key.path)
+        return found
 
     def _allocations(self) -> None:
         allocating = {s for s in self._facts if self._sample.sites.keys[s].cls == "alloc"}
@@ -257,3 +266,14 @@ class Candidates:
             total_ns = sum(item.call.dur_ns for item in small if item.call)
             evidence = f"{count:.1f} small copies a step at one place take {self._us(total_ns)}"
             self.found.append(Candidate(remedy, heaviest, evidence))
+
+
+def _shared_depth(paths: set[str]) -> int:
+    """Return how many ranges all paths have in common: those around the parts of a step."""
+    parts = [path.split("/") for path in paths]
+    depth = 0
+    while all(len(names) > depth + 1 for names in parts) and (
+        len({names[depth] for names in parts}) == 1
+    ):
+        depth += 1
+    return depth

@@ -40,6 +40,7 @@ _SIMPLE = (  # remedies from a setting to a change of the engine
     "no_wait",
 )
 _GOOD_ERROR = 0.03  # of the replay unchanged
+_FEW_STEPS = 10
 _WIDE = 0.5  # width of the recoverable time's range, as a share of it
 _BLOCK_STEPS = 8  # steps of a piece whose mean counts as one observation
 _DRAWS = 200
@@ -321,6 +322,8 @@ class _Ranking:
         low, medium = "", ""
         if self._error is None or abs(self._error) > _GOOD_ERROR:
             low = f"the replay without a change is off by {self._error or 0:.1%}"
+        elif self.summary.steps < _FEW_STEPS:
+            low = f"{self.summary.steps} steps are few"
         elif self._sample.counted:
             low = "launches were counted, not recorded one by one"
         elif self.summary.stuck:

@@ -136,14 +136,17 @@ class PinnedHostMemory(OtherHostMemory):
 class CudaGraphs:
     """Launches in a row become one launch of a graph.
 
+    What else a graph can hold (collectives, memsets, copies within the device) goes with
+    them, as do calls between them that neither cross the bridge nor wait.
+
     Args:
         costs: Costs of the run.
-        path: NVTX path of the launches; None: any.
+        paths: NVTX paths whose launches go into one graph; None: each path has its own.
         least: Launches in a row from which on they are captured.
     """
 
     costs: Costs
-    path: str | None = None
+    paths: frozenset[str] | None = None
     least: int = EAGER_LAUNCHES
     code: ClassVar[str] = "cuda_graphs"
     title: ClassVar[str] = "Capture the launches in a CUDA graph"
@@ -159,36 +162,38 @@ class CudaGraphs:
     def _capture(self, thread: Thread) -> Thread:
         edits: dict[int, list[Item]] = {}
         row: list[int] = []
+        between: list[int] = []
         for place, item in enumerate([*thread.items, Item(Act.MARK)]):
-            if self._fits(item) and (not row or self._continues(thread.items[row[-1]], item)):
-                row.append(place)
-                continue
-            if item.call is None and item.act != Act.MARK:
-                continue  # of no meaning to the device
-            self._replace(thread.items, row, edits)
-            row = [place] if self._fits(item) else []
+            if self._fits(item) and (not row or self._continues(thread.items[row[0]], item)):
+                row += [*between, place]
+                between = []
+            elif row and item.act == Act.RUN and item.call is not None:
+                between.append(place)  # gone too, if another launch follows
+            elif item.call is not None or item.act == Act.MARK:
+                self._replace(thread.items, row, edits)
+                row = [place] if self._fits(item) else []
+                between = []
         return edited(thread, edits)
 
     def _fits(self, item: Item) -> bool:
+        call = item.call
         return (
             item.act == Act.ENQUEUE
-            and item.call is not None
-            and item.call.cls in ("launch", "collective")
-            and self.path in (None, item.call.path)
+            and call is not None
+            and (call.cls in ("launch", "collective", "memset") or call.copy_kind == "d2d")
+            and (self.paths is None or call.path in self.paths)
         )
 
-    @staticmethod
-    def _continues(before: Item, item: Item) -> bool:
-        if before.call is None or item.call is None:
+    def _continues(self, first: Item, item: Item) -> bool:
+        if first.call is None or item.call is None:
             return False
-        return (before.stream, before.call.path, before.step) == (
-            item.stream,
-            item.call.path,
-            item.step,
-        )
+        if self.paths is None and first.call.path != item.call.path:
+            return False
+        return (first.stream, first.step) == (item.stream, item.step)
 
     def _replace(self, items: Sequence[Item], row: list[int], edits: dict[int, list[Item]]) -> None:
-        if len(row) < self.least:
+        calls = [items[place].call for place in row]
+        if sum(call is not None and call.cls == "launch" for call in calls) < self.least:
             return
         for place in row:
             edits[place] = []

@@ -163,8 +163,8 @@ def flipped(runs: dict[str, Path], report: str) -> tuple[Row, Row]:
 
 
 def assert_costs(measured_ns: float, profile_ns: float, extra_ns: float = EXTRA_NS) -> None:
-    """The profile's figure, or a little more."""
-    assert 0.97 * profile_ns <= measured_ns <= 1.03 * profile_ns + extra_ns
+    """The profile's figure, or a little more; less where the probes' cost is taken off."""
+    assert 0.9 * profile_ns <= measured_ns <= 1.03 * profile_ns + extra_ns
 
 
 def test_launches(eager: dict[str, Path]) -> None:

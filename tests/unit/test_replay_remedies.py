@@ -103,10 +103,30 @@ def test_a_worker_takes_over_from_a_late_readback() -> None:
 def test_a_graph_launches_once() -> None:
     """Twelve launches of 20 + 5 become one of 20 + 5; the device's 12 x 3 stay."""
     now = loop(lambda _: [*[launch(gap_ns=5, device_ns=3) for _ in range(12)], copy("d2h")])
-    gained_ns = itl_ns(now) - itl_ns(CudaGraphs(costs(), "step").apply(now))
+    gained_ns = itl_ns(now) - itl_ns(CudaGraphs(costs(), frozenset(["step"])).apply(now))
     # Before: the last kernel of 3 is at its end 103 after the last return. After: 136.
     assert gained_ns == 11 * 25 - 33
-    assert CudaGraphs(costs(), "elsewhere").apply(now).threads[0].items == now.threads[0].items
+    elsewhere = CudaGraphs(costs(), frozenset(["elsewhere"])).apply(now)
+    assert elsewhere.threads[0].items == now.threads[0].items
+
+
+def test_a_graph_takes_what_is_between_its_launches() -> None:
+    """Eight launches of 20 in two ranges with queries of 7 between them become one.
+
+    The last kernel's 3 come 100 after its launch; with the graph all 8 x 3 do.
+    """
+
+    def step(_: int) -> list[Item]:
+        made = [launch(device_ns=3, path=f"step/{number % 2}") for number in range(8)]
+        asked = [item(Act.RUN, "other", "cudaStreamIsCapturing", host_ns=7.0) for _ in made]
+        return [*[each for both in zip(made, asked, strict=True) for each in both], copy("d2h")]
+
+    now = loop(step)
+    paths = frozenset(["step/0", "step/1"])
+    assert itl_ns(now) == 8 * 20 + 7 * 7 + 100 + 3 + 70
+    # The query after the last launch is still made, while the device works.
+    assert itl_ns(CudaGraphs(costs(), paths).apply(now)) == 20 + 100 + 24 + 70
+    assert itl_ns(CudaGraphs(costs()).apply(now)) == itl_ns(now)
 
 
 def test_few_launches_are_no_graph() -> None:
