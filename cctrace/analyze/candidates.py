@@ -90,6 +90,7 @@ class Candidates:
         self._facts = facts
         self._steps = max(1, steps)
         self.found: list[Candidate] = []
+        self.together: dict[int, frozenset[int]] = {}  # by site: those of its readback
 
     def run(self) -> list[Candidate]:
         """Return all of them."""
@@ -125,6 +126,9 @@ class Candidates:
                         sites[readback.is_late] |= places
                     else:
                         off_thread |= places
+        for where in (*sites.values(), off_thread):
+            waiting = frozenset(s for s in where if s in self._facts and self._facts[s].waits)
+            self.together |= dict.fromkeys(waiting, waiting)
         costs = self._costs
         for is_late, where in sites.items():
             site = self._most(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,41 +191,53 @@ def load_costs(session: Session, run_label: str) -> Costs:
     params = {"run": run_label}
     model = _rows(session, "SELECT * FROM bridge_model WHERE run = $run", params)
     profiles = _rows(session, "SELECT * FROM _bridge_profiles", {})
-    profile = checked_profile(model, profiles)
+    [facts] = _rows(session, "SELECT probe_ns, gpu_name FROM runs WHERE run = $run", params)
+    profile = next((str(row["profile"]) for row in model), "b300")
+    if facts["probe_ns"] is not None:  # else another tool's overhead is in the lengths
+        profile = checked_profile(model, profiles, is_named=facts["gpu_name"] is not None)
     if any(row["profile"] != profile for row in model):
         model = [row | {"profile": profile, "mode": None} for row in model]
     published = [row for row in profiles if row["profile"] == profile]
-    [facts] = _rows(session, "SELECT probe_ns FROM runs WHERE run = $run", params)
     programs = _rows(session, "SELECT pid, exe FROM processes WHERE run = $run", params)
     python = [row["pid"] for row in programs if "python" in (row["exe"] or "").rsplit("/", 1)[-1]]
     return Costs(model, published, _number(facts["probe_ns"], None, 0.0), python)
 
 
-def checked_profile(model: Sequence[dict[str, Any]], profiles: Sequence[dict[str, Any]]) -> str:
-    """Return the profile of a run, but none with CC whose launches are as cheap as without.
+def checked_profile(
+    model: Sequence[dict[str, Any]], profiles: Sequence[dict[str, Any]], *, is_named: bool
+) -> str:
+    """Return the profile of a run; one told by behaviour has to fit its launches.
+
+    Some slow copies look like copies that wait, and copies that have nothing to wait for
+    look like ones that do not. Many launches do not err together.
 
     Args:
         model: Rows of ``bridge_model`` by column name.
         profiles: Rows of ``_bridge_profiles`` by column name.
+        is_named: Whether the GPU's name is known, and with it the family.
     """
     named = next((row for row in model), None)
     if named is None:
         return "b300"
     profile = str(named["profile"])
-    if named.get("profile_basis") != "behaviour" or not profile.endswith("-cc"):
-        return profile
-    tolls_ns = {row["profile"]: row["toll_ns"] for row in profiles if row["class"] == "launch"}
-    launches = [
+    family = profile.removesuffix("-cc")
+    launches_ns = [
         row["toll_ns"]
         for row in model
         if row["class"] in ("launch", "graph") and (row["n"] or 0) >= _MANY_CALLS
     ]
-    without = profile.removesuffix("-cc")
-    if not launches or without not in tolls_ns or profile not in tolls_ns:
+    distances = {
+        row["profile"]: abs(math.log(max(min(launches_ns), 1.0) / row["toll_ns"]))
+        for row in profiles
+        if row["class"] == "launch" and launches_ns
+        if not is_named or row["profile"].removesuffix("-cc") == family
+    }
+    if named.get("profile_basis") == "told" or profile not in distances:
         return profile
-    # Some slow copies look like copies that wait; that many launches do not err together.
-    middle_ns = (tolls_ns[without] * tolls_ns[profile]) ** 0.5
-    return without if min(launches) < middle_ns else profile
+    nearest = min(distances.values())
+    if distances[profile] == nearest:
+        return profile
+    return str(min(name for name, distance in distances.items() if distance == nearest))
 
 
 def _rows(session: Session, query: str, params: dict[str, Any]) -> list[dict[str, Any]]:

@@ -95,7 +95,9 @@ class SerializationPoint:
         recoverable_ns: What a step would get shorter by with the best remedy, ns.
         recoverable_low_ns: Lower end of its range, ns.
         recoverable_high_ns: Upper end of its range, ns.
-        recoverable_bound_ns: The same if these calls took no time at all, ns.
+        recoverable_bound_ns: The same if nothing waited at these calls any more, those of
+            the same readback included, ns; a remedy that changes other calls as well may
+            bring more.
         expected_itl_ns: Median step with the remedy, ns; None: no remedy is known.
         remedy: The best remedy; None: none brings anything.
         alternatives: The others, best first.
@@ -245,7 +247,8 @@ class _Ranking:
         """Return the points by rank."""
         facts = gather(self._sample, self._replays)
         gains: dict[int, list[Gain]] = defaultdict(list)
-        for candidate in Candidates(self._sample, facts, self.summary.steps).run():
+        candidates = Candidates(self._sample, facts, self.summary.steps)
+        for candidate in candidates.run():
             gains[candidate.site].append(self.gain(candidate))
         floor_ns = _LEAST_SHARE * self._itl_ns
         found = []
@@ -253,15 +256,18 @@ class _Ranking:
             best = self._best_first(gains[site])
             per_step_ns = site_facts.held_ns / self._turns(site_facts)
             if per_step_ns >= floor_ns or (best and best[0].recoverable_ns >= floor_ns):
-                found.append(self._point(site, site_facts, best))
+                around = candidates.together.get(site, frozenset([site]))
+                found.append(self._point(site, site_facts, best, around))
         found.sort(key=lambda point: (-point.recoverable_ns, -point.held_ns_per_step))
         return [replace(point, rank=rank) for rank, point in enumerate(found, 1)]
 
-    def _point(self, site: int, facts: SiteFacts, gains: list[Gain]) -> SerializationPoint:
+    def _point(
+        self, site: int, facts: SiteFacts, gains: list[Gain], around: frozenset[int]
+    ) -> SerializationPoint:
         key = self._sample.sites.keys[site]
         turns = self._turns(facts)
         best = gains[0] if gains and gains[0].recoverable_ns > 0 else None
-        bound = self.gain(Candidate(known.NoWait(site), site, ""))
+        bound = self.gain(Candidate(known.NoWait(around), site, ""))
         lengths = sorted(facts.lengths, key=lambda entry: entry[:2])
         dur_ns, ts_ns, item = lengths[len(lengths) // 2]
         call = item.call
@@ -326,6 +332,8 @@ class _Ranking:
             low = f"{self.summary.steps} steps are few"
         elif self._sample.counted:
             low = "launches were counted, not recorded one by one"
+        elif self._sample.unlinked:
+            low = "who waits for whom was not recorded (source sched)"
         elif self.summary.stuck:
             low = "some waits end by what is not in the run"
         elif gain is None:

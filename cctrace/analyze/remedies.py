@@ -335,15 +335,15 @@ class BatchCopies:
 
 @dataclass(frozen=True)
 class NoWait:
-    """The calls of one site return at once: no remedy, but the most one could bring."""
+    """The calls of some sites return at once: no remedy, but what one could bring there."""
 
-    site: int
+    sites: frozenset[int]
     code: ClassVar[str] = "no_wait"
     title: ClassVar[str] = "Nothing waits here any more"
     switch: ClassVar[str] = ""
 
     def apply(self, graph: Graph) -> Graph:
-        """Return the graph with the waits of the site gone, and what they cost."""
+        """Return the graph with the waits of the sites gone, and what they cost."""
         return graph.with_threads(
             [
                 replace(thread, items=[self._item(item) for item in thread.items])
@@ -352,13 +352,17 @@ class NoWait:
         )
 
     def _item(self, item: Item) -> Item:
-        if item.site != self.site:
+        if item.site not in self.sites:
             return item
         if item.act == Act.BLOCKING:
             return item.but(act=Act.ENQUEUE, after_ns=0.0)
         if item.act in WAITS:
             return item.but(act=Act.RUN, after_ns=0.0, target=None)
-        return item.but(host_ns=0.0, after_ns=0.0)
+        # Others may wait for a record: it stays where it is.
+        uid = item.uid
+        free = item.but(host_ns=0.0, after_ns=0.0)
+        free.uid = uid
+        return free
 
 
 def apply(graph: Graph, remedies: Sequence[Remedy]) -> Graph:

@@ -35,10 +35,18 @@ class Sample:
         phase: Phase of the steps that count; None: all do.
         hidden: Whether how long the device works is a guess, in part.
         counted: Whether launches were counted rather than recorded, in part.
+        unlinked: Whether several threads take part, and who waited for whom was not
+            recorded.
     """
 
     def __init__(
-        self, recordings: Sequence[Recording], costs: Costs, sites: Sites, phase: str | None
+        self,
+        recordings: Sequence[Recording],
+        costs: Costs,
+        sites: Sites,
+        phase: str | None,
+        *,
+        has_waits: bool = True,
     ) -> None:
         self.costs = costs
         self.sites = sites
@@ -47,6 +55,9 @@ class Sample:
         self.stretches = [build(recording, costs, sites) for recording in recordings]
         self.hidden = any(stretch.hidden for stretch in self.stretches)
         self.counted = any(stretch.counted for stretch in self.stretches)
+        self.unlinked = not has_waits and any(
+            len(stretch.graph.threads) > 1 for stretch in self.stretches
+        )
         self._others: dict[str, list[Stretch]] = {"likely": self.stretches}
 
     def bound(self, which: str) -> list[Stretch]:
@@ -116,4 +127,8 @@ def load_sample(
     decoding = sum(step.phase == DECODE for piece in chosen for step in piece)
     phase = DECODE if decoding > sum(map(len, chosen)) * _DECODE_SHARE else None
     sampled = sum(map(len, chosen)) < len(steps)
-    return Sample(recordings, costs, sites, phase), steps, sampled
+    [(attached,)] = session.sql(
+        "SELECT attached FROM runs WHERE run = $run", {"run": run_label}
+    ).fetchall()
+    has_waits = "sched" in (attached or "").split(",")
+    return Sample(recordings, costs, sites, phase, has_waits=has_waits), steps, sampled

@@ -198,7 +198,7 @@ def test_copies_of_different_turns_are_not_put_together() -> None:
 def test_no_wait_is_a_bound() -> None:
     """With the copy's wait gone the host alone is left."""
     now = loop(lambda _: [launch(gap_ns=HOST_NS, device_ns=WORK_NS), copy("d2h", site=3)])
-    assert itl_ns(NoWait(3).apply(now)) == HOST_NS + 20 + 30
+    assert itl_ns(NoWait(frozenset([3])).apply(now)) == HOST_NS + 20 + 30
 
 
 def test_remedies_together() -> None:
