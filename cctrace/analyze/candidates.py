@@ -126,6 +126,7 @@ class Candidates:
                         sites[readback.is_late] |= places
                     else:
                         off_thread |= places
+                        off_thread |= {i.site for i in thread.items if i.act in WAITS}
         for where in (*sites.values(), off_thread):
             waiting = frozenset(s for s in where if s in self._facts and self._facts[s].waits)
             self.together |= dict.fromkeys(waiting, waiting)
