@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -23,7 +23,8 @@ from cctrace.cli.query import listing
 from cctrace.cli.units import harmless
 from cctrace.store.manifest import HookReport, Source
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+if TYPE_CHECKING:
+    from conftest import Golden
 EVIL = "\x1b[31m\x07red\u202e[bold]|<b>\n"
 
 START = [sys.executable, "-c", "from cctrace.cli import main; main()"]
@@ -322,15 +323,7 @@ def test_help_needs_no_duckdb_and_no_arrow() -> None:
     assert done.stdout.count(b"Example:") >= 4
 
 
-def golden(name: str, text: str) -> None:
-    """Compare with a committed file; CCTRACE_UPDATE_GOLDEN=1 writes it anew."""
-    path = GOLDEN / name
-    if os.environ.get("CCTRACE_UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
-
-
-def test_list() -> None:
+def test_list(golden: Golden) -> None:
     found = answer("query", "--list")
     assert found == listing()
     golden("query_list.txt", found)
@@ -358,7 +351,7 @@ def full_run(folder: Path) -> Path:
     )
 
 
-def test_info(tmp_path: Path) -> None:
+def test_info(tmp_path: Path, golden: Golden) -> None:
     run = full_run(tmp_path)
     found = answer("info", run).replace(str(run), "RUN")
     # The size of a part is the Arrow version's business.

@@ -1,0 +1,43 @@
+"""What all tests share: golden files and the flag that writes them anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Golden = Callable[[str, str | bytes], None]
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--update-golden``."""
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the files of tests/golden anew from what the code makes now",
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare with ``tests/golden/NAME``; ``--update-golden`` writes that anew.
+
+    Text is compared as text, so that a difference reads well; bytes as bytes.
+    """
+
+    def compare(name: str, made: str | bytes) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(made.encode() if isinstance(made, str) else made)
+        assert path.is_file(), f"{path} is not there: pytest --update-golden makes it"
+        expected = path.read_text("utf-8") if isinstance(made, str) else path.read_bytes()
+        assert made == expected
+
+    return compare
