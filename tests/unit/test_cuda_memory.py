@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,9 @@ def test_an_address_is_what_it_was_at_the_time() -> None:
     ]  # fmt: skip
     # AND the later, shorter range does not hold what the first one held
     assert ask(memory, Ask(150, 0x1090, 1), Ask(260, 0x1090, 1)) == [PINNED, PAGEABLE]
+    # AND a record that comes one batch late finds what there was then, no later one does
+    memory.prune()
+    assert ask(memory, Ask(150, 0x1010, 0x10)) == [PINNED]
     memory.prune()
     assert len(memory) == 0
 
@@ -166,8 +170,10 @@ def test_nested_calls_make_and_free_one_range() -> None:
     memory, _ = watched()
     learn(memory, Change(10, 0x1000, 64, PINNED), Change(12, 0x1000, 64, PINNED))
     memory.prune()
+    memory.prune()
     assert len(memory) == 1
     learn(memory, Change(21, 0x1000), Change(20, 0x1000))
+    memory.prune()
     memory.prune()
     assert len(memory) == 0
 
@@ -198,12 +204,41 @@ def test_an_end_of_the_program_ends_its_ranges_whichever_comes_first() -> None:
     asks = [Ask(t, a, 8) for t in (45, 70) for a in (0x1000, 0x2000)]
     assert ask(memory, *asks) == [PINNED, PAGEABLE, PAGEABLE, PINNED]
     memory.prune()
+    memory.prune()
     # THEN only the new program's is kept; and the same for one told afterwards
     assert len(memory) == 1
     memory.forget(7, 80)
     assert ask(memory, Ask(75, 0x2000, 8), Ask(85, 0x2000, 8)) == [PINNED, PAGEABLE]
     memory.prune()
+    # AND what the program did last, in records that are drained after its end was told
+    assert ask(memory, Ask(75, 0x2000, 8), Ask(85, 0x2000, 8)) == [PINNED, PAGEABLE]
+    memory.prune()
     assert len(memory) == 0
+
+
+def test_an_end_told_by_another_thread_waits_for_the_batch() -> None:
+    # GIVEN a thread that tells ends, 100,003 of them, while batches are learnt and looked up
+    memory, _ = watched()
+
+    def tell() -> None:
+        for at_ns in range(100_003):
+            memory.forget(8, at_ns)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    for i in range(307):
+        base = 0x100000 * (i + 1)
+        learn(memory, *(Change(10 + i, base + 64 * k, 64, PINNED, pid=8) for k in range(13)))
+        learn(memory, Change(10 + i, base, 64, PINNED))
+        assert ask(memory, Ask(11 + i, base, 8)) == [PINNED]
+        memory.prune()
+    teller.join()
+    # THEN no batch was disturbed, and all of the ended process is gone
+    memory.forget(8, 1000)
+    learn(memory)
+    memory.prune()
+    memory.prune()
+    assert len(memory) == 307
 
 
 def test_no_room_is_counted_and_ends_the_trust() -> None:
@@ -256,6 +291,7 @@ def test_many_stale_ranges_are_given_up_on() -> None:
     # THEN the answer is "unknown", and one further back is found all the same
     assert ask(memory, Ask(5, 0x1500, 1), Ask(5, 0x1100, 1)) == [UNKNOWN, PINNED]
     memory.prune()
+    memory.prune()
     assert ask(memory, Ask(5, 0x1500, 1)) == [PINNED]
 
 
@@ -272,6 +308,7 @@ def test_a_storm_on_one_address_is_searched_by_time() -> None:
     assert (found[::2] == PINNED).all()
     assert (found[1::2] == PAGEABLE).all()
     memory.prune()
+    memory.prune()
     assert len(memory) == 0
 
 
@@ -287,9 +324,11 @@ class Reference:
 
     def __init__(self) -> None:
         self.ranges: list[dict[str, Any]] = []
+        self.latest = self.horizon = 0
 
     def learn(self, changes: list[Change]) -> None:
         """Each range ends at what comes next at its start."""
+        self.latest = max([self.latest, *(change.at_ns for change in changes)])
         for change in changes:
             if change.place is not None:
                 self.ranges.append({"dies": None, **vars(change)})
@@ -324,8 +363,9 @@ class Reference:
         return PAGEABLE
 
     def prune(self) -> None:
-        """Drop the dead."""
-        self.ranges = [r for r in self.ranges if r["dies"] is None]
+        """Drop what died until the batch before the last."""
+        self.ranges = [r for r in self.ranges if r["dies"] is None or r["dies"] > self.horizon]
+        self.horizon = self.latest
 
 
 PLACES = [DEVICE, PINNED, REGISTERED, MANAGED]

@@ -5,12 +5,17 @@ each with the time it was born (its allocation returned) and the time it died (i
 free was entered). A copy's addresses are looked up as of the copy's own start:
 within one batch an address may have been freed and given out again many times.
 
+Records of one batch may be older than the last one of the batch before: a call's record
+comes when it returns, and other threads may have freed what it used meanwhile, or its
+process may have ended. So what died is kept for one batch more.
+
 All work is on whole columns: one sort of a batch's changes with the ranges there
 are, then searches of all addresses side by side.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -73,7 +78,8 @@ class MemoryMap:
     """Ranges of all processes.
 
     Use, batch by batch: ``learn`` what the batch changed, ``lookup`` as often as
-    needed, ``prune``.
+    needed, ``prune``. All by one thread, but for ``forget``, ``distrust`` and
+    ``watch_from_start``, which any may call.
 
     Args:
         ledger: Takes allocations that there was no room to remember.
@@ -89,9 +95,13 @@ class MemoryMap:
         self._watched: set[int] = set()
         self._watches_all = False
         self._distrusted: set[int] = set()
-        # Ends of program images told since the last prune, and since the one before.
+        # Ends of program images as others tell them; those taken in since the last
+        # prune, and since the one before.
+        self._told: deque[tuple[int, int]] = deque()
         self._ends: dict[int, int] = {}
         self._earlier_ends: dict[int, int] = {}
+        self._latest_ns = 0  # of all times seen
+        self._horizon_ns = 0  # what died until then is looked up no more
 
     def __len__(self) -> int:
         return self._count
@@ -133,18 +143,27 @@ class MemoryMap:
             pid: The process.
             at_ns: When; ranges born later, of records yet to come, are the next one's.
         """
-        self._ends[pid] = max(at_ns, self._ends.get(pid, at_ns))
+        self._told.append((pid, at_ns))
         self._distrusted.discard(pid)
-        ranges = self._ranges.get(pid)
-        if ranges is not None:
-            ranges.end_all(at_ns)
-            self._touched.add(pid)
+
+    def _take_ends(self) -> None:
+        """Take in the ends that were told until now."""
+        for _ in range(len(self._told)):
+            pid, at_ns = self._told.popleft()
+            self._ends[pid] = max(at_ns, self._ends.get(pid, at_ns))
+            self._latest_ns = max(self._latest_ns, at_ns)
+            ranges = self._ranges.get(pid)
+            if ranges is not None:
+                ranges.end_all(at_ns)
+                self._touched.add(pid)
 
     def learn(self, changes: Changes) -> None:
         """Take in what a batch allocated and freed."""
+        self._take_ends()
         sane = (changes.size_bytes > 0) & (changes.size_bytes < _SIZE_LIMIT)
         sane |= changes.place == _FREE
         sane &= (changes.address != 0) & (changes.at_ns < _MAX_TIME)
+        self._latest_ns = max(self._latest_ns, int(changes.at_ns.max(where=sane, initial=0)))
         for pid, which in by_process(changes.pid):
             kept = which[sane[which]]
             if not len(kept):
@@ -186,6 +205,7 @@ class MemoryMap:
             partly not, and where they lie in none and the process was not watched
             from the start; PAGEABLE where they lie in none and it was.
         """
+        self._take_ends()
         found = np.full(len(pid), _OUTSIDE, np.int8)
         for process, which in by_process(pid):
             ranges = self._ranges.get(process)
@@ -199,11 +219,14 @@ class MemoryMap:
         return found
 
     def prune(self) -> None:
-        """Drop what died; call when a batch's lookups are done."""
+        """Drop what died before the last prune; call when a batch's lookups are done."""
+        still_touched: set[int] = set()
         for pid in self._touched:
             ranges = self._ranges[pid]
             self._count -= ranges.counted
-            ranges.prune()
+            ranges.prune(self._horizon_ns)
+            if self._count + len(ranges) > self._max_ranges:
+                ranges.prune(_ALIVE - 1)
             excess = self._count + len(ranges) - self._max_ranges
             if excess > 0:
                 ranges.drop_youngest(excess)
@@ -213,7 +236,10 @@ class MemoryMap:
             self._count += ranges.counted
             if not ranges.counted:
                 del self._ranges[pid]
-        self._touched.clear()
+            elif ranges.has_dead:
+                still_touched.add(pid)
+        self._touched = still_touched
+        self._horizon_ns = self._latest_ns
         self._earlier_ends, self._ends = self._ends, {}
 
     def _is_complete(self, pid: int) -> bool:
@@ -238,8 +264,7 @@ class _Ranges:
     """Ranges of one process, by start and then by birth.
 
     Ranges of one start are versions of it: each dies at the latest when the next is
-    born. Between ``merge`` and ``prune`` the dead of the batch are among them; after
-    ``prune`` every start is there once.
+    born. The dead are among them until ``prune``.
     """
 
     def __init__(self) -> None:
@@ -278,9 +303,14 @@ class _Ranges:
         """Let those born until then die then."""
         self._dies = np.where(self._born <= at_ns, np.minimum(self._dies, at_ns), self._dies)
 
-    def prune(self) -> None:
-        """Drop the dead."""
-        self._keep(self._dies == _ALIVE)
+    @property
+    def has_dead(self) -> bool:
+        """Whether any has died."""
+        return bool((self._dies != _ALIVE).any())
+
+    def prune(self, until_ns: int) -> None:
+        """Drop what died until then."""
+        self._keep(self._dies > until_ns)
 
     def drop_youngest(self, count: int) -> None:
         """Drop as many, the last ones born."""
