@@ -9,6 +9,8 @@ C_SOURCES = $(shell find probes tests benchmarks examples/simcuda -name build -p
 TEXTS = $(wildcard *.md *.toml) Makefile benchmarks cctrace docs examples probes queries \
 	scripts tests
 PYTEST_ARGS ?=
+# What `make test` runs: all that needs no other machine, environment or program.
+DEFAULT := not engines and not gpu and not vm and not grid and not pages
 DEMO_QUERIES := step_breakdown async_copies_that_block
 
 export VENV
@@ -43,8 +45,16 @@ demo: setup ## Record a decode loop on a simulated GPU, query the run, print
 		"What the loop counted itself is in $(RUNS)/demo.json."
 
 .PHONY: test
-test: setup ## Run the tests
-	$(PY) -m pytest -q -m "not engines and not gpu and not vm and not grid" $(PYTEST_ARGS)
+test: setup ## Run the tests: side by side, then those that need quiet one by one
+	@status=0; \
+	$(PY) -m pytest -q -n auto --maxprocesses 8 -m "$(DEFAULT) and not quiet" \
+		$(PYTEST_ARGS) || status=1; \
+	$(PY) -m pytest -q -m "$(DEFAULT) and quiet" $(PYTEST_ARGS) || status=1; \
+	exit $$status
+
+.PHONY: test-again
+test-again: setup
+	$(PY) -m pytest -q -m "$(DEFAULT)" --last-failed --last-failed-no-failures=none
 
 .PHONY: test-grid
 test-grid: setup ## Compare attribution with the simulated device in many configurations

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Golden = Callable[[str, str | bytes], None]
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+INTEGRATION = Path(__file__).resolve().parent / "integration"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the files of tests/golden anew from what the code makes now",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Recordings are not made beside other tests: what they record would be those too."""
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker(pytest.mark.quiet)
 
 
 @pytest.fixture

@@ -158,9 +158,11 @@ def test_the_model_is_that_of_the_profile(
         for memory in MEMORY
         for api in ("cudaMemcpy", "cudaMemcpyAsync")
     ]
+    # What is wrong, until one recording has it right.
     wrong: dict[tuple[str, ...], Any] = {
         (*way, figure): None for way in ways for figure in ("toll_ns", "ns_per_byte")
     }
+    wrong["cudaLaunchKernel", "toll_ns"] = None
     logs: list[Any] = []
     for attempt in range(ATTEMPTS):
         model, log = recorded_and_alone(tmp_path / str(attempt), profile, environment)
@@ -178,8 +180,6 @@ def test_the_model_is_that_of_the_profile(
             if mode == "async":
                 assert (row["ns_per_byte"], row["bandwidth_source"]) == (0, "profile")
                 wrong.pop((*way, "ns_per_byte"), None)
-            else:
-                assert row["bandwidth_source"] == "run", row
             found = [truth_of(each, *way) for each in logs]
             for figure, set_to, more, truths in (
                 ("toll_ns", toll_ns, SIMULATOR_NS, [toll for toll, _ in found]),
@@ -187,16 +187,22 @@ def test_the_model_is_that_of_the_profile(
             ):
                 key = (*way, figure)
                 is_near = any(row[figure] == pytest.approx(t, rel=TOLERANCE) for t in truths)
-                if is_near and set_to * 0.95 < row[figure] < set_to * 1.05 + more:
+                is_near &= set_to * 0.95 < row[figure] < set_to * 1.05 + more
+                # Where load has scattered the calls too much, the profile's line is taken.
+                is_fitted = mode == "async" or row["bandwidth_source"] == "run"
+                if is_near and is_fitted:
                     wrong.pop(key, None)
                 elif key in wrong:
-                    wrong[key] = (row[figure], truths, set_to)
+                    wrong[key] = (row[figure], row["bandwidth_source"], truths, set_to)
         launch = model["cudaLaunchKernel", None, None]
         # No GPU is known here; without CC launches do not tell one from the other.
         assert launch["profile"] == (profile if is_cc else "b300")
         assert launch["profile_basis"] == "behaviour"
         toll_ns = figures["launch.host_ns"]
-        assert toll_ns * 0.95 < launch["toll_ns"] < toll_ns * 1.05 + 2 * SIMULATOR_NS
+        if toll_ns * 0.95 < launch["toll_ns"] < toll_ns * 1.05 + 2 * SIMULATOR_NS:
+            wrong.pop(("cudaLaunchKernel", "toll_ns"), None)
+        elif ("cudaLaunchKernel", "toll_ns") in wrong:
+            wrong["cudaLaunchKernel", "toll_ns"] = (launch["toll_ns"], toll_ns)
         if not wrong:
             break
     assert not wrong, "\n".join(f"{key}: {value}" for key, value in wrong.items())

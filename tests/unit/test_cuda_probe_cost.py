@@ -20,6 +20,8 @@ from cctrace.record.bpf.probes import Probes
 from cctrace.record.bpf.sched import Sched
 from cctrace.record.losses import LossLedger
 
+pytestmark = pytest.mark.quiet
+
 
 def records(*calls: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Records of (site, length)."""

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pytest
 from simcuda_run import profile_figures, run, truth
 
+pytestmark = pytest.mark.quiet
+
 PROFILES = ("b300", "b300-cc", "h200", "h200-cc")
 CALLS = 29
 SLACK_NS = 30_000  # of a busy machine, on the fastest fifth of the calls

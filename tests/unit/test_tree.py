@@ -19,6 +19,8 @@ import pytest
 from cctrace.record.clock import read_anchor
 from cctrace.record.tree import ProcessTree
 
+pytestmark = pytest.mark.quiet
+
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
 
