@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from cctrace.errors import EXIT_BAD_DATA, EXIT_FAILED, CctraceError
-from cctrace.store.connection import definitions, literal, roots
+from cctrace.store.connection import comments, definitions, literal, roots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,7 @@ def write_duckdb(runs: Sequence[Run], path: Path) -> None:
             f"ATTACH {literal(str(path))} AS exported (STORAGE_VERSION '{_STORAGE_VERSION}')",
             "USE exported",
             *definitions(runs, paths, as_tables=True),
+            *comments(as_tables=True),
             "USE memory",
             "DETACH exported",
         )

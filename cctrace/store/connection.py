@@ -201,7 +201,7 @@ def connect(
 def definitions(
     runs: Sequence[Run], paths: Mapping[Path, Path], *, as_tables: bool = False
 ) -> Iterable[str]:
-    """SQL that makes every table and view of the library, with comments.
+    """SQL that makes every table and view of the library.
 
     Args:
         runs: Runs to read.
@@ -214,29 +214,44 @@ def definitions(
         body = _runs_sql(runs) if relation.name == "runs" else table_sql(relation.name, runs, paths)
         is_table = as_tables or relation.name == "runs"
         yield f"CREATE {'TABLE' if is_table else kind} {quote(relation.name)} AS {body}"
-        yield from _comments("TABLE" if is_table else kind, relation)
     for view in library().views:
         if view.materialize and as_tables:
             yield f"CREATE TABLE {quote(view.name)} AS {view.select}"
-            yield from _comments("TABLE", _as_relation(view))
         else:
-            yield from definition(view)
+            yield definition(view)
 
 
-def definition(view: Item) -> Iterable[str]:
-    """SQL that makes a view of the library, with its comments.
+def comments(*, as_tables: bool = False) -> Iterable[str]:
+    """SQL that puts what :func:`definitions` makes into words: comments in the catalog.
+
+    Apart from those, since they take three times as long.
+
+    Args:
+        as_tables: As it was for those.
+    """
+    for relation in relations().values():
+        yield _comments("TABLE" if as_tables or relation.name == "runs" else "VIEW", relation)
+    for view in library().views:
+        yield comment(view)
+
+
+def comment(view: Item) -> str:
+    """SQL for the comments of one view of the library."""
+    relation = Relation(view.name, f"{view.description} Grain: {view.grain}.", view.columns)
+    return _comments("TABLE" if view.materialize else "VIEW", relation)
+
+
+def definition(view: Item) -> str:
+    """SQL that makes a view of the library.
 
     One that is to be materialised is an empty table of the columns in its header, until
     :func:`replacement` puts its rows there. As a view, DuckDB would bind all that is below
     it anew for each place that names it: a time exponential in how deep views nest.
     """
     if not view.materialize:
-        yield view.sql
-        yield from _comments("VIEW", _as_relation(view))
-        return
+        return view.sql
     columns = ", ".join(f"{quote(column.name)} {column.type}" for column in view.columns)
-    yield f"CREATE TABLE {quote(view.name)} ({columns})"
-    yield from _comments("TABLE", _as_relation(view))
+    return f"CREATE TABLE {quote(view.name)} ({columns})"
 
 
 def replacement(view: Item) -> Iterable[str]:
@@ -250,21 +265,16 @@ def replacement(view: Item) -> Iterable[str]:
     yield f"CREATE TABLE {new} AS {view.select}"
     yield f"DROP TABLE {name}"
     yield f"ALTER TABLE {new} RENAME TO {name}"
-    yield from _comments("TABLE", _as_relation(view))
     yield "COMMIT"
 
 
-def _as_relation(view: Item) -> Relation:
-    return Relation(view.name, f"{view.description} Grain: {view.grain}.", view.columns)
-
-
-def _comments(kind: str, relation: Relation) -> Iterable[str]:
+def _comments(kind: str, relation: Relation) -> str:
     name = quote(relation.name)
     parts = [f"COMMENT ON {kind} {name} IS {literal(relation.doc)}"]
     parts += [
         f"COMMENT ON COLUMN {name}.{quote(c.name)} IS {literal(c.doc)}" for c in relation.columns
     ]
-    yield "; ".join(parts)
+    return "; ".join(parts)
 
 
 def _files(

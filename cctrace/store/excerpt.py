@@ -268,7 +268,7 @@ class Excerpt(Session):
         return connection.library().closure(names, self._given)
 
     def _define(self, view: Item) -> None:
-        self._run_all(connection.definition(view))
+        self._run_all([connection.definition(view)])
 
     def _stand_in(self, name: str) -> None:
         self._execute(f"DROP TABLE {connection.quote(name)}")

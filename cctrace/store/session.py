@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import tempfile
 import threading
@@ -20,7 +22,7 @@ from cctrace.errors import (
     CctraceError,
 )
 from cctrace.schema import TABLES
-from cctrace.store import connection, sandbox
+from cctrace.store import connection, notebook, sandbox
 from cctrace.store.run import Run, open_runs
 
 if TYPE_CHECKING:
@@ -34,9 +36,13 @@ if TYPE_CHECKING:
     from cctrace.store.manifest import Manifest
 
 BATCH_ROWS = 65_536
+# A notebook shows so many rows, and looks at so many to say how many more there are.
+_SHOWN_ROWS, _COUNTED_ROWS = 20, 1_000
 _EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 _MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
 _NOT_OF_THE_FILES = (*_MISTAKES, duckdb.PermissionException)
+# Where comments can be seen.
+_CATALOG = re.compile(r"duckdb_|pg_|information_schema", re.IGNORECASE)
 _CALCULATION = (duckdb.DataError, duckdb.OutOfMemoryException, duckdb.NotSupportedError)
 
 
@@ -100,6 +106,16 @@ class Result:
         columns = ", ".join(f"{n} {t}" for n, t in zip(self.columns, self.types, strict=True))
         return f"<Result ({columns})>"
 
+    def _repr_html_(self) -> str:
+        """The first rows, for a notebook."""
+        rows = self._read(self._relation.limit(_COUNTED_ROWS + 1).fetchall)
+        parts = [notebook.table(self.columns, rows[:_SHOWN_ROWS], types=self.types)]
+        left = len(rows) - _SHOWN_ROWS
+        if left > 0:
+            least = "at least " if len(rows) > _COUNTED_ROWS else ""
+            parts.append(notebook.note(f"and {least}{left:,} more rows: .df() has all of them"))
+        return notebook.output(*parts)
+
     def _read(self, action: Any) -> Any:
         # The relation is bound anew as it runs, so it finds the tables in the views' place.
         self._session.materialize(self._reads)
@@ -147,6 +163,7 @@ class Session:
         )
         self._kept: set[str] = set()  # views whose rows are in a table by now
         self._keeping = threading.Lock()
+        self._is_described = False  # the catalog has comments
 
     @property
     def path(self) -> Path:
@@ -193,6 +210,8 @@ class Session:
             )
             raise CctraceError(what, "give each $name a value: --param name=value", EXIT_USAGE)
         try:
+            if _CATALOG.search(query):
+                self._describe()
             for statement in statements[:-1]:
                 self.materialize(statement.reads)
                 cursor.execute(statement.text).fetchall()
@@ -243,6 +262,19 @@ class Session:
                 if view.materialize and view.name not in self._kept:
                     self._run_all(connection.replacement(view))
                     self._kept.add(view.name)
+                    if self._is_described:
+                        self._run_all([connection.comment(view)])
+
+    def _describe(self) -> None:
+        """Put comments into the catalog, for who looks there."""
+        with self._keeping:
+            if self._is_described:
+                return
+            self._is_described = True
+            for statement in connection.comments():
+                # A view that the user has replaced is his to describe.
+                with contextlib.suppress(CctraceError):
+                    self._run_all([statement])
 
     def _needed(self, names: Iterable[str]) -> tuple[Item, ...]:
         """The named views and all they require, in order."""
