@@ -5,7 +5,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CCTRACE := $(VENV)/bin/cctrace
 RUNS := runs
-C_SOURCES = $(shell find probes tests benchmarks examples/simcuda -name build -prune -o -name '*.[ch]' -print)
+C_SOURCES = $(shell find probes tests benchmarks examples/simcuda -name build -prune -o -name '*.[ch]' -print \
+	-o -name '*.cc' -print)
 TEXTS = $(wildcard *.md *.toml) Makefile benchmarks cctrace docs examples probes queries \
 	scripts tests
 PYTEST_ARGS ?=
@@ -55,6 +56,11 @@ test: setup ## Run the tests: side by side, then those that need quiet one by on
 .PHONY: test-again
 test-again: setup
 	$(PY) -m pytest -q -m "$(DEFAULT)" --last-failed --last-failed-no-failures=none
+
+.PHONY: test-pages
+test-pages: setup ## Open flamegraphs and reports in headless Chromium
+	@scripts/pages_setup.sh
+	$(PY) -m pytest -q -m pages $(PYTEST_ARGS)
 
 .PHONY: test-grid
 test-grid: setup ## Compare attribution with the simulated device in many configurations

@@ -263,7 +263,7 @@ def open_named(pid: int | None, path: str) -> OpenedFile:
     folder = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if at_root:
-            fd = _open_in_root(folder, path)
+            fd = open_in_root(folder, path)
         else:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=folder)
     finally:
@@ -271,7 +271,12 @@ def open_named(pid: int | None, path: str) -> OpenedFile:
     return OpenedFile(fd, pid)
 
 
-def _open_in_root(folder: int, path: str) -> int:
+def open_in_root(folder: int, path: str) -> int:
+    """Open (O_PATH) what ``path`` leads to with ``folder`` as its root.
+
+    Raises:
+        OSError: It leads nowhere.
+    """
     how = _OPEN_HOW.pack(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     name = os.fsencode(path)
     number = ctypes.c_long(_SYS_OPENAT2)

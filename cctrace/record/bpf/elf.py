@@ -63,7 +63,9 @@ _DYNAMIC: Final = np.dtype([("tag", "<i8"), ("value", "<u8")])
 _CLASS_64, _LITTLE_ENDIAN = 2, 1
 _MACHINE_X86_64: Final = 62
 _MACHINES: Final = {3: "32-bit x86", 40: "32-bit ARM", 183: "AArch64", 243: "RISC-V", 21: "POWER"}
-_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
+_COMPRESSED: Final = struct.Struct("<IIQQ")  # Elf64_Chdr
+_SHT_SYMTAB, _SHT_NOBITS, _SHT_DYNSYM = 2, 8, 11
+_SHF_COMPRESSED: Final = 0x800
 _PT_LOAD, _PT_DYNAMIC, _PT_NOTE = 1, 2, 4
 _PF_X: Final = 1
 _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_SONAME = 5, 6, 10, 14
@@ -87,6 +89,38 @@ class Function:
 
     name: str
     offset: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """A part of the file that is mapped when it runs.
+
+    Attributes:
+        offset: Where it begins, bytes from the start of the file.
+        address: Where that lies, in the file's own addresses.
+        size_bytes: Its length in the file.
+        executable: Whether code lies in it.
+    """
+
+    offset: int
+    address: int
+    size_bytes: int
+    executable: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section.
+
+    Attributes:
+        offset: Where it begins, bytes from the start of the file.
+        size_bytes: Its length in the file; 0 where it has none there.
+        full_bytes: Its length when unpacked.
+    """
+
+    offset: int
+    size_bytes: int
+    full_bytes: int
 
 
 class ElfFile:
@@ -132,7 +166,7 @@ class ElfFile:
         A name may have several (versions of a symbol), and several names one place.
         """
         found: dict[Function, None] = {}
-        for symbols, strings in self._symbol_tables():
+        for symbols, strings in self.symbol_tables():
             for name, address in self._named(symbols, strings, wanted):
                 offset = self._file_offset(address)
                 if offset is None:
@@ -142,9 +176,46 @@ class ElfFile:
                 found[Function(name, offset)] = None
         return list(found)
 
+    def loads(self) -> list[Load]:
+        """What is mapped when it runs, in the order of its headers."""
+        return [
+            Load(
+                int(segment["offset"]),
+                int(segment["address"]),
+                int(segment["file_size"]),
+                bool(segment["flags"] & _PF_X),
+            )
+            for segment in self._segments
+            if segment["type"] == _PT_LOAD
+        ]
+
+    def sections(self) -> dict[str, Section]:
+        """Its sections by name; none where it was stripped of them."""
+        if self._names_at >= len(self._sections):
+            return {}
+        table = self._sections[self._names_at]
+        names = self._bytes(int(table["offset"]), int(table["size"]))
+        found = {}
+        for section in self._sections:
+            start = int(section["name"])
+            name = names[start : max(names.find(b"\0", start, start + _MAX_NAME), start)]
+            size = int(section["size"]) if section["type"] != _SHT_NOBITS else 0
+            full = size
+            if section["flags"] & _SHF_COMPRESSED and size >= _COMPRESSED.size:
+                full = _COMPRESSED.unpack(self._bytes(int(section["offset"]), _COMPRESSED.size))[2]
+            found[name.decode("utf-8", "replace")] = Section(int(section["offset"]), size, full)
+        return found
+
+    def content(self, section: Section) -> bytes:
+        """The bytes of a section as they are in the file."""
+        return self._bytes(section.offset, section.size_bytes)
+
     def _parse(self) -> None:
         fields = _HEADER.unpack_from(self._bytes(0, _HEADER.size))
-        ident, _, machine, _, _, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, _ = fields
+        ident, _, machine, _, _, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum = fields[
+            :-1
+        ]
+        self._names_at = fields[-1]
         if ident[:4] != b"\x7fELF":
             raise self._bad("is no ELF file")
         if ident[4] != _CLASS_64 or machine != _MACHINE_X86_64 or ident[5] != _LITTLE_ENDIAN:
@@ -164,8 +235,8 @@ class ElfFile:
         self.soname = self._soname()
         self.build_id = self._build_id()
 
-    def _symbol_tables(self) -> list[tuple[npt.NDArray[np.void], bytes]]:
-        """Each table of symbols with its strings."""
+    def symbol_tables(self) -> list[tuple[npt.NDArray[np.void], bytes]]:
+        """Each table of symbols (Elf64_Sym) with its strings."""
         tables = []
         for section in self._sections:
             if section["type"] not in (_SHT_DYNSYM, _SHT_SYMTAB):

@@ -1,0 +1,132 @@
+"""The recorder's end of the child process that reads untrusted files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from cctrace.record.symbols.limits import MAX_REQUEST_BYTES
+
+# -I: nothing of the working directory runs in the child. Modules come from where ours did.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from cctrace.record.symbols.worker import main; main(int(sys.argv[1]))"
+)
+_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parents[3])
+_MAX_ANSWER_BYTES: Final = 64 << 20
+_PATIENCE_S: Final = 15.0  # beyond a request's own time: the child may still be starting
+
+
+class Child:
+    """Asks the child, one request at a time; any thread may."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._number = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel = ours
+        places = [place for place in sys.path if place.startswith("/")]
+        with theirs, contextlib.suppress(OSError):
+            if not sys.executable:
+                return
+            # A session of its own: Ctrl-C is for the recorder alone.
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-c", _PROGRAM, str(theirs.fileno())),
+                    *(*places, _PACKAGE_PARENT),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # it forks: no threads
+            )
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no child to ask any more."""
+        return self._process is None
+
+    def ask(self, request: dict[str, Any], fds: list[int], seconds: float) -> dict[str, Any] | None:
+        """Send a request and wait for its answer.
+
+        Args:
+            request: See :mod:`.worker`.
+            fds: Descriptors it is about, which stay the caller's.
+            seconds: Time the child may take.
+
+        Returns:
+            The answer; None where the child died of the request or took too long.
+        """
+        with self._lock:
+            if self.lost:
+                return None
+            memory = os.memfd_create("cctrace-symbols")
+            try:
+                return self._ask({**request, "seconds": seconds}, [memory, *fds], seconds)
+            except (OSError, ValueError):
+                self._give_up()
+                return None
+            finally:
+                os.close(memory)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._give_up()
+
+    def _ask(
+        self, request: dict[str, Any], fds: list[int], seconds: float
+    ) -> dict[str, Any] | None:
+        content = json.dumps(request).encode()
+        if len(content) > MAX_REQUEST_BYTES:
+            return None
+        os.write(fds[0], content)
+        self._number += 1
+        number = b"%d" % self._number
+        deadline = time.monotonic() + seconds + _PATIENCE_S
+        socket.send_fds(self._channel, [number], fds)
+        took = False
+        while True:
+            self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
+            word, _, of = self._channel.recv(64).partition(b" ")
+            if not word:
+                raise OSError("the child has ended")
+            if word == b"died" and took:  # before, it died of an earlier one
+                return None
+            if word == b"took" and of == number:
+                took = True
+            if word == b"done" and of == number:
+                return _read(fds[0])
+
+    def _give_up(self) -> None:
+        self._channel.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # It ends by itself when the channel closes, unless it is at work.
+        for kill in (False, True):
+            if kill:
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+                return
+        process.returncode = -1  # in an uninterruptible sleep; init gets it in the end
+
+
+def _read(memory: int) -> dict[str, Any] | None:
+    size = os.fstat(memory).st_size
+    if size > _MAX_ANSWER_BYTES:
+        return None
+    found = json.loads(os.pread(memory, size, 0))
+    return found if isinstance(found, dict) else None
