@@ -119,6 +119,12 @@ format: setup ## Rewrite Python and C in the project's style
 bench: setup ## Measure cctrace's own cost on this machine
 	$(PY) benchmarks/run.py
 
+.PHONY: screenshots
+screenshots: demo example-vllm ## Take the pictures of docs/images anew
+	@scripts/pages_setup.sh
+	$(PY) scripts/screenshots.py $(RUNS)/demo demo
+	$(PY) scripts/screenshots.py $(RUNS)/vllm vllm
+
 .PHONY: vllm-env
 vllm-env: setup
 	@PYTHON=$(PY) examples/vllm_offline/setup.sh $(VENV)-vllm

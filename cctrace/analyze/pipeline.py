@@ -15,6 +15,7 @@ A run that fits is one chunk, and its own sample.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,10 +35,11 @@ from cctrace.errors import EXIT_USAGE, CctraceError
 from cctrace.store.excerpt import CUT_TABLES, Excerpt, row_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cctrace.analyze.chunks import Chunk, Density, Loop
     from cctrace.analyze.points import Gain, SerializationPoint
+    from cctrace.store.excerpt import Window
     from cctrace.store.run import Run
 
 # Facts of the run as a whole, in the order they are computed in.
@@ -93,9 +95,42 @@ def attribute(run: Run, limits: Limits | None = None) -> Attribution:
     Raises:
         CctraceError: Exit code 4; a part is damaged or gone.
     """
+    with attributing(run, limits) as told:
+        return told.attribution
+
+
+@dataclass(frozen=True)
+class Told:
+    """An attribution, and the session in which what it rests on is at hand.
+
+    Attributes:
+        attribution: The attribution.
+        excerpt: The run. Rows of ``steps``, ``step_parts``, ``device_idle``,
+            ``bridge_model`` and ``thread_roles`` are kept in it, so that they cost nothing.
+        sample: Windows that stand for the run where it is too long to ask of all its
+            events; None: ask of all of it.
+    """
+
+    attribution: Attribution
+    excerpt: Excerpt
+    sample: tuple[Window, ...] | None
+
+
+@contextmanager
+def attributing(run: Run, limits: Limits | None = None) -> Iterator[Told]:
+    """Attribute, and leave the session open for what else is to be asked of the run.
+
+    Args:
+        run: The run.
+        limits: How much of it is looked at at once; by its length unless given.
+
+    Raises:
+        CctraceError: Exit code 4; a part is damaged or gone.
+    """
     limits = limits or limits_for(run.events)
     with Excerpt(run, memory_limit=f"{limits.memory_bytes}B") as excerpt:
-        return _Work(run, excerpt, limits).attribution()
+        work = _Work(run, excerpt, limits)
+        yield Told(work.attribution(), excerpt, work.sample)
 
 
 class _Work:
@@ -105,6 +140,7 @@ class _Work:
         self._run = run
         self._excerpt = excerpt
         self._limits = limits
+        self.sample: tuple[Window, ...] | None = None
 
     def attribution(self) -> Attribution:
         self._excerpt.keep("steps")
@@ -186,6 +222,7 @@ class _Work:
         limits = self._limits
         slices = chunks.sample(found, density, limits.replay_events, limits.replay_slices)
         self._look_at(slices)
+        self.sample = None if slices is None else tuple(piece.core for piece in slices)
         sites, summary = points.find_points(self._excerpt, self._run.label)
         values = {name: getattr(summary, name) for name in ReplayFacts.__dataclass_fields__}
         values["sampled"] = summary.sampled or slices is not None

@@ -82,8 +82,11 @@ class _Device:
         return best_ns
 
 
-class _Machine:
-    """All threads, streams and devices at one moment of the replay."""
+class Machine:
+    """All threads, streams and devices at one moment of the replay.
+
+    :mod:`cctrace.analyze.critical_path` watches one at work.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -244,4 +247,4 @@ def replay(graph: Graph) -> Replay:
     Returns:
         The steps' starts, and who waited for how long.
     """
-    return _Machine(graph).run()
+    return Machine(graph).run()

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cctrace.cli.output import output_options, refuse_overwrite, replacing, talk, warn_of_losses
-from cctrace.cli.units import count, harmless, shell_word
+from cctrace.cli.output import (
+    destination,
+    output_options,
+    refuse_overwrite,
+    replacing,
+    talk,
+    warn_of_losses,
+)
+from cctrace.cli.units import count, harmless, shell_word, size
 from cctrace.errors import EXIT_SIGNAL_BASE, CctraceError
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
         RunFacts,
         StepStats,
     )
+    from cctrace.analyze.opened import OpenedRuns
 
 EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 _WIDTH = 80
@@ -61,10 +69,10 @@ _ENDED = {
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(("text", "json")),
+    type=click.Choice(("text", "json", "html")),
     default="text",
     show_default=True,
-    help="One screen of text, or every figure as JSON (docs/report.schema.json).",
+    help="One screen of text, every figure as JSON (docs/report.schema.json), or an HTML page.",
 )
 @output_options
 def command(
@@ -84,6 +92,7 @@ def command(
     Example:
       cctrace report run
       cctrace report run --format json -o report.json
+      cctrace report run --format html -o report.html
     """
     from cctrace.analyze.opened import open_session  # noqa: PLC0415 - --help stays fast
 
@@ -91,8 +100,11 @@ def command(
         refuse_overwrite(output, force=force)
     try:
         with open_session(run) as session:
-            if kind == "json":
+            if kind != "text":
                 warn_of_losses(session.runs)
+            if kind == "html":
+                _write_page(session, output, force=force)
+                return
             made = session.attribution()
     except KeyboardInterrupt:
         raise CctraceError("interrupted", None, EXIT_INTERRUPTED) from None
@@ -103,6 +115,16 @@ def command(
     with replacing(output, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     talk(f"Wrote {output}")
+
+
+def _write_page(session: OpenedRuns, output: Path | None, *, force: bool) -> None:
+    from cctrace.cli.report_page import as_html  # noqa: PLC0415 - --help stays fast
+
+    with destination(output, force=force, binary=True) as stream:
+        page = as_html(session)
+        stream.write(page)
+    if output is not None:
+        talk(f"Wrote {output} ({size(len(page))})")
 
 
 def as_json(made: Attribution) -> str:

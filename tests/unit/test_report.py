@@ -332,4 +332,4 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = cctrace_report(tmp_path)
     assert done.returncode == 4
     assert f"no run at {tmp_path}" in done.stderr
-    assert cctrace_report(tmp_path, "--format", "html").returncode == 2
+    assert cctrace_report(tmp_path, "--format", "pdf").returncode == 2
