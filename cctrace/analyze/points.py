@@ -329,7 +329,7 @@ class _Ranking:
         if self._error is None or abs(self._error) > _GOOD_ERROR:
             low = f"the replay without a change is off by {self._error or 0:.1%}"
         elif self.summary.steps < _FEW_STEPS:
-            low = f"{self.summary.steps} steps are few"
+            low = f"only {self.summary.steps} steps were replayed"
         elif self._sample.counted:
             low = "launches were counted, not recorded one by one"
         elif self._sample.unlinked:
