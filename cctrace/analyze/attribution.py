@@ -1,8 +1,9 @@
 """What the analysis says about a run: typed, frozen, every unit in its name.
 
-Nothing here computes. ``cctrace report --format json`` is these fields under these
-names, and docs/report.schema.json is made from their types and their documentation,
-so an ``Attributes`` section below is read by users.
+Nothing here computes; how a notebook shows it is in notebook.py. ``cctrace report
+--format json`` is these fields under these names, and docs/report.schema.json is made
+from their types and their documentation, so an ``Attributes`` section below is read by
+users.
 
 Times are ns, shares are ratios in [0, 1], and None always means that it is not known.
 """
@@ -10,7 +11,7 @@ Times are ns, shares are ratios in [0, 1], and None always means that it is not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 REPORT_VERSION: Final = 1  # of the JSON; changes where a field changes its meaning
 
@@ -423,3 +424,23 @@ class Attribution:
     cannot_say: tuple[Unknown, ...]
     bridge_sampled: bool
     chunks: int
+
+    def figure(self) -> Any:
+        """Draw the parts of a step, a bar for each engine and phase.
+
+        Returns:
+            ``plotly.graph_objects.Figure``, which a notebook shows.
+        """
+        from cctrace.analyze import notebook  # noqa: PLC0415 - only a notebook asks
+
+        return notebook.figure(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """The verdict, and in HTML all it rests on, for a notebook."""
+        from cctrace.analyze import notebook  # noqa: PLC0415 - as above
+
+        del include, exclude  # IPython filters by itself
+        return {
+            "text/plain": notebook.attribution_text(self),
+            "text/html": notebook.attribution_html(self),
+        }

@@ -40,6 +40,12 @@ class OpenedRuns(Session):
 
         return pipeline.attribute(pipeline.choose(self.runs, run))
 
+    def _repr_html_(self) -> str:
+        """What ran, what is in the runs and what was lost, for a notebook."""
+        from cctrace.analyze import notebook  # noqa: PLC0415 - only a notebook asks
+
+        return notebook.runs_html(self.runs)
+
 
 def open_session(*paths: str | os.PathLike[str]) -> OpenedRuns:
     """Open one or several runs.

@@ -57,6 +57,21 @@ REASONS: dict[str, Reason] = {
     "partial_size": Reason(False, "call kept; its size is of the first copies of a long batch"),
     "ranges_full": Reason(False, "allocation not remembered; copies from it have memory unknown"),
     "late_attach": Reason(False, "library that was probed after its process may have used it"),
+    "stack_ring_full": Reason(False, "event kept, its stack lost: too many new ones at once"),
+    "stack_map_full": Reason(
+        False, "event kept, its stack or the kernel's part of it lost: no room"
+    ),
+    "stack_truncated": Reason(
+        False, "stack kept, cut at 127 native or Python frames; count: stacks"
+    ),
+    "stack_unreadable": Reason(
+        False, "stack kept; a Python frame of it could not be read in the kernel; count: stacks"
+    ),
+    "stack_unresolved": Reason(
+        False, "stack kept; Python frames of it have no name: the process was gone; count: frames"
+    ),
+    "stack_failed": Reason(False, "stack lost by a fault of the recorder; run.json has the error"),
+    "stack_unknown": Reason(False, "event kept; what its stack is has not come through"),
     "bad_event": Reason(True, "event of an imported file that makes no sense, left out"),
     "not_in_file": Reason(True, "the tool that made the imported file left these out itself"),
     "disk_full": Reason(True, "no space left in the run's file system"),
