@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from cctrace.record.bpf.cuda.source import LaunchMode
+    from cctrace.record.bpf.stacks.collector import StackMode
     from cctrace.record.session import Outcome, Progress
     from cctrace.store.manifest import Source
 
@@ -22,6 +23,7 @@ from cctrace.record.sources import (
     DEFAULT_SOURCES,
     LAUNCH_MODES,
     SOURCES,
+    STACK_MODES,
     WHERE_PRESENT,
 )
 from cctrace.record.target import block_signals
@@ -63,6 +65,14 @@ def _parse_sources(_ctx: click.Context, param: click.Parameter, value: str) -> t
     show_default=True,
     help="Record each kernel launch in full, or sums of them; auto: in full while that takes "
     "under 1% of a thread's time, else sums, of all of the time or of samples of it.",
+)
+@click.option(
+    "--stacks",
+    type=click.Choice(STACK_MODES),
+    default="crossings",
+    show_default=True,
+    help="Take the stack of each CUDA call that crosses the bridge and is recorded in full, "
+    "native and Python; all: also of each wait off the CPU, with the kernel's part.",
 )
 @click.option(
     "--duration",
@@ -107,6 +117,7 @@ def command(
     buffer_mb: int,
     bpf_buffer_mb: int,
     launches: LaunchMode,
+    stacks: StackMode,
     quiet: bool,
     pid: int | None,
     cmd: tuple[str, ...],
@@ -149,6 +160,7 @@ def command(
             ring_bytes=buffer_mb * _MIB,
             bpf_ring_bytes=(1 << (bpf_buffer_mb.bit_length() - 1)) * _MIB,
             launches=launches,
+            stacks=stacks,
             pid=pid,
         )
     )

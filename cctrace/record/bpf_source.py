@@ -16,6 +16,7 @@ from cctrace.record.bpf.cuda.source import Cuda, LaunchMode
 from cctrace.record.bpf.families import Wishes, make_families
 from cctrace.record.bpf.layout import Kind
 from cctrace.record.bpf.probes import Events, Family, Probes
+from cctrace.record.bpf.stacks.collector import StackCollector, StackMode
 from cctrace.record.bpf.user_crypto import UserCrypto
 from cctrace.record.clock import now_ns
 from cctrace.record.libraries import LibraryWatch, LoadedLibrary, Watched
@@ -44,6 +45,7 @@ class BpfSource:
         command: The target's arguments; empty where it runs already.
         ring_bytes: Size of the programs' ring, a power of two.
         launches: Of ``LAUNCH_MODES``.
+        stacks: Of ``STACK_MODES``.
         ledger: Takes losses.
 
     Attributes:
@@ -58,11 +60,12 @@ class BpfSource:
         *,
         ring_bytes: int,
         launches: LaunchMode,
+        stacks: StackMode,
         ledger: LossLedger,
     ) -> None:
-        families = make_families(
-            sources, Wishes(launches, ledger, asked=tuple(sources) != DEFAULT_SOURCES)
-        )
+        self._stacks = _collector(stacks, sources, ledger)
+        asked = tuple(sources) != DEFAULT_SOURCES
+        families = make_families(sources, Wishes(launches, ledger, asked, self._stacks))
         self.wanted = bool(families)
         self.socket: Path | None = None
         self._command = command
@@ -129,6 +132,8 @@ class BpfSource:
 
     def library(self, peer: server.Peer, path: bytes, address: int) -> None:
         """Attach to a library that ``peer`` has mapped and waits to run."""
+        if self._stacks is not None:
+            self._stacks.look_at(peer.pid)
         self._watch.announced(peer.pid, path, address)
 
     def library_late(self, peer: server.Peer, path: bytes, address: int) -> None:
@@ -151,8 +156,10 @@ class BpfSource:
         while fresh := set(attached.threads()) - before:
             self._probes.trace(fresh)
             before |= fresh
-        if self._watches(self._probes.attached()):
-            for pid in attached.processes():
+        for pid in attached.processes():
+            if self._stacks is not None:
+                self._stacks.look_at(pid)
+            if self._watches(self._probes.attached()):
                 self._watch.scan(pid)
 
     def process_ended(self, pid: int) -> None:
@@ -161,8 +168,12 @@ class BpfSource:
             self._cuda.memory.forget(pid, now_ns())
 
     def drain(self) -> int:
-        """Take what the ring holds."""
-        return self._probes.drain()
+        """Take what the rings hold."""
+        taken = self._probes.drain()
+        # After the events, so that those of theirs are there.
+        if self._stacks is not None:
+            self._stacks.drain()
+        return taken
 
     def rows(self, tree: ProcessTree) -> Rows:
         """Rows of every family; lifecycle goes to ``tree``."""
@@ -178,7 +189,7 @@ class BpfSource:
         return rows
 
     def stop(self) -> None:
-        """Detach; what the ring holds stays to be drained."""
+        """Detach; what the rings hold stays to be drained."""
         self._probes.detach()
 
     def pending(self) -> bool:
@@ -189,11 +200,14 @@ class BpfSource:
         """Calls that never returned, and the like."""
         self._watch.close()
         self._warn_of_sampling()
-        return self._probes.finish()
+        rows = self._probes.finish()
+        return rows + self._stacks.finish() if self._stacks is not None else rows
 
     def close(self) -> None:
         """Give everything back."""
         self._probes.close()
+        if self._stacks is not None:
+            self._stacks.close()
 
     def entries(self) -> list[m.Source]:
         """How each family stands."""
@@ -205,6 +219,8 @@ class BpfSource:
             detail = {**family.detail(), **common}
             if family is self._cuda:
                 detail["loaded"] = [asdict(library) for library in self._loaded()]
+            if self._stacks is not None and family.name == self._stacks.shown_by:
+                detail["stacks"] = self._stacks.detail()
             found.append(m.Source(family.name, "attached", detail=detail))
         found += [
             m.Source(family.name, "refused", error.message, error.hint)
@@ -273,6 +289,14 @@ class BpfSource:
 def _driver_loaded(crypto: UserCrypto, pid: int | None) -> None:
     if pid is not None:
         crypto.driver_loaded(pid)
+
+
+def _collector(
+    mode: StackMode, sources: Sequence[str], ledger: LossLedger
+) -> StackCollector | None:
+    """What takes stacks, if any source has them."""
+    has_any = "cuda" in sources or (mode == "all" and "sched" in sources)
+    return StackCollector(mode, ledger) if mode != "none" and has_any else None
 
 
 def _of(families: Sequence[Family], kind: type[Any]) -> Any:

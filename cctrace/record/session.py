@@ -24,6 +24,7 @@ from cctrace.errors import EXIT_OK
 from cctrace.record import losses, procfs, server, target
 from cctrace.record.attached import AttachedProcess
 from cctrace.record.bpf.cuda.source import LaunchMode
+from cctrace.record.bpf.stacks.collector import StackMode
 from cctrace.record.bpf_source import BpfSource
 from cctrace.record.clock import read_anchor
 from cctrace.record.host import HostFacts
@@ -64,6 +65,7 @@ class Options:
         ring_bytes: Size of one thread's ring.
         bpf_ring_bytes: Size of the ring of the BPF programs, a power of two.
         launches: Of ``LAUNCH_MODES``.
+        stacks: Of ``STACK_MODES``.
         pid: Record this process, which runs already, instead of a command.
     """
 
@@ -76,6 +78,7 @@ class Options:
     ring_bytes: int = Geometry().ring_records * RECORD.itemsize
     bpf_ring_bytes: int = 32 << 20
     launches: LaunchMode = "auto"
+    stacks: StackMode = "none"
     pid: int | None = None
 
     def geometry(self) -> Geometry:
@@ -142,6 +145,7 @@ class Session:
             options.command,
             ring_bytes=options.bpf_ring_bytes,
             launches=options.launches,
+            stacks=options.stacks,
             ledger=self._ledger,
         )
         self._sources: list[Source] = []
@@ -169,6 +173,7 @@ class Session:
                 "bpf_ring_bytes": options.bpf_ring_bytes,
                 "annotate": options.annotate,
                 "launches": options.launches,
+                "stacks": options.stacks,
                 "duration_s": options.duration_s,
                 "pid": options.pid,
             },

@@ -29,3 +29,4 @@ WHERE_PRESENT: Final = frozenset(
     {"swiotlb", "page_conversion", "uvm_crypto", "tdx", "dma", "ioctl"}
 )
 LAUNCH_MODES: Final = ("auto", "full", "aggregate")
+STACK_MODES: Final = ("none", "crossings", "all")

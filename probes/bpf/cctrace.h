@@ -15,6 +15,7 @@ typedef uint64_t u64;
 typedef uint32_t u32;
 typedef uint16_t u16;
 typedef int16_t s16;
+typedef int32_t s32;
 typedef uint8_t u8;
 #endif
 
@@ -36,12 +37,14 @@ enum cct_kind {
 
 /* Why something was not recorded; the recorder names them in bpf/layout.py. */
 enum cct_bpf_loss {
-	CCT_LOST_RING = 0, /* ring full */
-	CCT_LOST_MAP_FULL, /* no room for a thread, a call in flight, an aggregate */
-	CCT_LOST_RETURN,   /* the return of a call was not seen */
-	CCT_LOST_ENTRY,    /* a return whose entry was not seen */
-	CCT_LOST_DEPTH,    /* calls nested deeper than is followed */
-	CCT_LOST_READ,     /* an argument could not be read; the event is there */
+	CCT_LOST_RING = 0,   /* ring full */
+	CCT_LOST_MAP_FULL,   /* no room for a thread, a call in flight, an aggregate */
+	CCT_LOST_RETURN,     /* the return of a call was not seen */
+	CCT_LOST_ENTRY,      /* a return whose entry was not seen */
+	CCT_LOST_DEPTH,      /* calls nested deeper than is followed */
+	CCT_LOST_READ,       /* an argument could not be read; the event is there */
+	CCT_LOST_STACK_RING, /* ring of stacks full; the event is there, without */
+	CCT_LOST_STACK_MAP,  /* no room for the kernel's part; the event is there */
 	CCT_BPF_LOSSES
 };
 
@@ -101,6 +104,24 @@ enum cct_direction {
 	CCT_DIRECTION_UNKNOWN = 3
 };
 
+/* Where CPython keeps a frame's code, place and caller. 3.14 has them as 3.13 does. */
+enum cct_python {
+	CCT_PYTHON_NONE = 0,
+	CCT_PYTHON_V_3_10,
+	CCT_PYTHON_V_3_11,
+	CCT_PYTHON_V_3_12,
+	CCT_PYTHON_V_3_13
+};
+
+/* cct_stack.flags */
+enum cct_stack_flag {
+	CCT_STACK_CUT = 1,       /* it goes on beyond what is followed */
+	CCT_STACK_UNREADABLE = 2 /* a Python frame could not be read */
+};
+
+#define CCT_STACK_NATIVE 127
+#define CCT_STACK_PYTHON 127
+
 #define CCT_DEVICE_BYTES 24
 #define CCT_COMM_BYTES 16
 
@@ -116,6 +137,7 @@ struct cct_event {
 	u8 detail;  /* CUDA: cudaMemcpyKind passed; io: enum cct_direction */
 	u8 flags;   /* CUDA: enum cct_cuda_flag; others: 1 where dur_ns is known */
 	u64 dur_ns;
+	u64 stack_id; /* cct_stack.id; 0: none was taken */
 	union {
 		struct {
 			u64 size_bytes;
@@ -138,6 +160,73 @@ struct cct_event {
 			char device[CCT_DEVICE_BYTES];
 		} io;
 	};
+};
+
+/* What is known of a process's program; BPF makes it, the recorder completes it. */
+struct cct_stack_process {
+	u64 image;        /* when the program began, ns; 0: before it was traced */
+	u64 threads_head; /* address that holds the first thread state's; 0: no Python
+			   */
+	u64 text_start;   /* the interpreter's code */
+	u64 text_bytes;
+	u64 namespace_device; /* of its process ids, where they are not the machine's */
+	u64 namespace_inode;
+	u16 prev_at; /* offsets in a thread state */
+	u16 next_at;
+	u16 id_at;
+	u16 frame_at;
+	u16 cframe_at;      /* of the frame in a _PyCFrame */
+	u16 pthread_tid_at; /* not 0: the id is an address, and the tid lies there */
+	u16 layout;         /* enum cct_python */
+	u16 looked_at;    /* what the recorder has found it to be; 0: not looked yet */
+	u16 code_name_at; /* offsets in a code object */
+	u16 code_file_at;
+	u16 code_lines_at;
+	u16 text_hash_at; /* in a str */
+};
+
+struct cct_python_frame {
+	u64 code;  /* address of the code object */
+	u64 place; /* address of the instruction; 3.10: its number */
+	u64 mark;  /* cct_code.mark */
+};
+
+/* A stack that was not seen before, in a ring of its own. */
+struct cct_stack {
+	u64 id;
+	u64 image; /* cct_stack_process.image */
+	u32 pid;
+	u32 tid;
+	s32 kernel; /* number of the kernel's part in its map; < 0: none */
+	u16 natives;
+	u16 pythons;
+	u16 flags;     /* enum cct_stack_flag */
+	u16 family;    /* enum cct_kind of the event it was first taken for */
+	u16 looked_at; /* cct_stack_process.looked_at */
+	u16 pad;
+	u64 native[CCT_STACK_NATIVE]; /* innermost first */
+	struct cct_python_frame python[CCT_STACK_PYTHON];
+};
+
+#define CCT_CODE_TEXT_BYTES 512
+#define CCT_CODE_LINES_BYTES 3072
+#define CCT_CODE_HEAD_BYTES 256
+
+/* A code object that was not seen before, as far as its name and lines go; of each
+ * object no more than a page. */
+struct cct_code {
+	u64 code; /* addresses */
+	u64 name;
+	u64 file;
+	u64 lines;
+	u64 mark; /* by the hashes of name and file: tells codes of one address apart */
+	u64 image;
+	u32 pid;
+	u32 pad;
+	u8 code_object[CCT_CODE_HEAD_BYTES];
+	u8 name_object[CCT_CODE_TEXT_BYTES];
+	u8 file_object[CCT_CODE_TEXT_BYTES];
+	u8 lines_object[CCT_CODE_LINES_BYTES];
 };
 
 #endif

@@ -19,7 +19,8 @@
 #error "arguments are read from x86-64 registers"
 #endif
 
-#define CCT_NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP: the recorder looks by itself */
+#define CCT_CLONE_THREAD 0x00010000 /* include/uapi/linux/sched.h */
+#define CCT_NO_WAKEUP 1             /* BPF_RB_NO_WAKEUP: the recorder looks by itself */
 
 /* What is kept of a traced thread. */
 struct cct_thread {
@@ -31,6 +32,9 @@ struct cct_thread {
 	u8 spawner;   /* the recorder's own: its children are traced, it is not */
 	u8 seen;      /* it has left a CPU since it is traced */
 	u8 pad[5];
+#ifdef CCT_WAIT_STACKS
+	u64 stack_id; /* where it left the CPU */
+#endif
 };
 
 BPF_RINGBUF_OUTPUT(ring, CCT_RING_PAGES);
@@ -47,6 +51,12 @@ static __always_inline void cuda_thread_made(u32 tid, u32 child);
 static __always_inline void cuda_thread_ended(u32 tid);
 /* Whether a thread is in a probed CUDA call. */
 static __always_inline bool cuda_inside(u32 tid);
+#endif
+
+#ifdef CCT_STACKS
+/* stacks.bpf.c: which program a process runs. */
+static __always_inline void stack_process_made(u32 parent, u32 child);
+static __always_inline void stack_process_execed(u32 pid);
 #endif
 
 /* Field of a tracepoint's record: its offset comes from the kernel's format file. */
@@ -126,6 +136,7 @@ static __always_inline void cct_life(u32 what, u32 child_tid)
 	event->detail = 0;
 	event->flags = 0;
 	event->dur_ns = 0;
+	event->stack_id = 0;
 	event->life.child_tid = child_tid;
 	event->life.parent_pid = 0;
 	event->life.pad = 0;
@@ -144,16 +155,19 @@ int on_task_newtask(void *ctx)
 
 	if (!traced.lookup(&tid))
 		return 0;
+#ifdef CCT_STACKS
+	if (!(flags & CCT_CLONE_THREAD))
+		stack_process_made(bpf_get_current_pid_tgid() >> 32, child);
+#endif
 	fresh = blank.lookup(&zero);
 	if (!fresh)
 		return 0;
 	if (traced.update(&child, fresh))
 		cct_lose(CCT_KIND_LIFECYCLE, CCT_LOST_MAP_FULL);
-	/* CLONE_THREAD, include/uapi/linux/sched.h */
-	cct_life(flags & 0x00010000 ? CCT_LIFE_THREAD : CCT_LIFE_PROCESS, child);
+	cct_life(flags & CCT_CLONE_THREAD ? CCT_LIFE_THREAD : CCT_LIFE_PROCESS, child);
 #ifdef CCT_CUDA_CALLS
 	/* A process returns from the calls its maker was in; a thread starts anew. */
-	if (!(flags & 0x00010000))
+	if (!(flags & CCT_CLONE_THREAD))
 		cuda_thread_made(tid, child);
 #endif
 	return 0;
@@ -174,6 +188,9 @@ int on_sched_process_exec(void *ctx)
 #endif
 	if (tid != old_tid)
 		traced.delete(&old_tid);
+#ifdef CCT_STACKS
+	stack_process_execed(bpf_get_current_pid_tgid() >> 32);
+#endif
 	/* Whatever calls were open in the old program never return. */
 	if (traced.update(&tid, fresh))
 		cct_lose(CCT_KIND_LIFECYCLE, CCT_LOST_MAP_FULL);

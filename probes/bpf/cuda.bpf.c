@@ -63,6 +63,7 @@ struct cuda_frame {
 	u64 stream;
 	u64 dst;
 	u64 src;
+	u64 stack_id; /* 0: none */
 	u8 detail;
 	u8 flags;
 	u8 pad[6];
@@ -195,6 +196,11 @@ static __always_inline u32 cuda_settle(struct cuda_thread *thread, u64 sp, u64 c
 	return depth;
 }
 
+#ifdef CCT_CALL_STACKS
+/* cuda_stacks.bpf.c: what on_call_entry goes on in. */
+BPF_PROG_ARRAY(call_stack_programs, STACK_PROGRAMS);
+#endif
+
 int on_call_entry(struct pt_regs *ctx)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -229,9 +235,14 @@ int on_call_entry(struct pt_regs *ctx)
 	frame->src = call.src;
 	frame->detail = call.detail;
 	frame->flags = call.flags;
+	frame->stack_id = 0;
 	thread->depth = depth + 1;
 	/* Last, so that what came before is not counted as the call's time. */
 	frame->ts_ns = bpf_ktime_get_ns();
+#ifdef CCT_CALL_STACKS
+	if (!depth && CUDA_IS_CROSSING(cookie) && cuda_promises(cookie))
+		call_stack_programs.call(ctx, STACK_HASH);
+#endif
 	return 0;
 }
 
@@ -381,6 +392,7 @@ static __always_inline void cuda_emit(const struct cuda_frame *frame, u32 pid, u
 	event->detail = frame->detail;
 	event->flags = frame->flags;
 	event->dur_ns = dur_ns;
+	event->stack_id = frame->stack_id;
 	event->cuda.size_bytes = frame->size_bytes;
 	event->cuda.stream = frame->stream;
 	event->cuda.dst = frame->dst;
@@ -459,6 +471,7 @@ static __always_inline void cuda_thread_ended(u32 tid)
 		event.what = CUDA_SITE(frame->cookie);
 		event.detail = frame->detail;
 		event.flags = frame->flags | CCT_CUDA_OPEN;
+		event.stack_id = frame->stack_id;
 		event.cuda.size_bytes = frame->size_bytes;
 		event.cuda.stream = frame->stream;
 		/* What an allocation would have stored, it has not. */

@@ -40,6 +40,7 @@ enum cuda_shape {
 #define CUDA_STREAM(cookie) ((cookie) >> 40 & 15)
 #define CUDA_DST(cookie) ((cookie) >> 44 & 15)
 #define CUDA_SRC(cookie) ((cookie) >> 48 & 15)
+#define CUDA_IS_CROSSING(cookie) ((cookie) & 1ULL << 52)
 
 #define CUDA_REGISTERS 6
 #define CUDA_MAX_BATCH 64

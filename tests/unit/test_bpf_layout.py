@@ -25,6 +25,8 @@ ENUMS: dict[str, tuple[str, type[IntEnum | IntFlag]]] = {
     "cct_sched_state": ("CCT_SCHED_", layout.SchedState),
     "cct_life": ("CCT_LIFE_", layout.Life),
     "cct_io_op": ("CCT_IO_", layout.IoOp),
+    "cct_python": ("CCT_PYTHON_", layout.Python),
+    "cct_stack_flag": ("CCT_STACK_", layout.StackFlag),
     "cct_direction": ("CCT_", layout.Direction),
 }
 # Numbers that are mirrored as constants, where the names differ.
@@ -106,9 +108,39 @@ def test_every_field_of_a_record_is_where_the_mirror_says(tmp_path: Path) -> Non
     assert compile_and_run(tmp_path, lines) == expected
 
 
+@pytest.mark.parametrize(
+    ("struct", "dtype"),
+    [
+        ("cct_stack_process", layout.STACK_PROCESS),
+        ("cct_python_frame", layout.PYTHON_FRAME),
+        ("cct_stack", layout.STACK),
+        ("cct_code", layout.CODE),
+    ],
+)
+def test_every_field_of_a_stack_is_where_the_mirror_says(
+    struct: str, dtype: np.dtype[np.void], tmp_path: Path
+) -> None:
+    # GIVEN the fields that the header declares
+    body = header_text().split(f"struct {struct} {{")[1].split("};")[0]
+    declared = re.findall(r"\b(?:u8|u16|u32|u64|s32|struct \w+) (\w+)(?:\[\w+\])?;", body)
+    assert dtype.fields is not None
+    # WHEN the compiler says where they are; THEN the mirror has each there, and as long
+    lines = [f'printf("size %zu\\n", sizeof(struct {struct}));']
+    for name in declared:
+        lines.append(f'printf("{name}@ %zu\\n", offsetof(struct {struct}, {name}));')
+        lines.append(f'printf("{name}# %zu\\n", sizeof(((struct {struct} *)0)->{name}));')
+    expected = {"size": dtype.itemsize}
+    for name, (kind, offset, *_) in dtype.fields.items():
+        expected |= {f"{name}@": offset, f"{name}#": kind.itemsize}
+    assert compile_and_run(tmp_path, lines) == expected
+    # AND numbers that may be negative are
+    signed = set(re.findall(r"\bs32 (\w+);", body))
+    assert {n for n, (kind, *_) in dtype.fields.items() if kind.base.kind == "i"} == signed
+
+
 def test_no_field_of_the_header_is_missing() -> None:
     # GIVEN the text of the struct
-    body = header_text().split("struct cct_event {")[1]
+    body = header_text().split("struct cct_event {")[1].split("struct cct_stack_process")[0]
     declared = re.findall(r"\b(?:u8|u16|u32|u64|s16|char) (\w+)(?:\[\w+\])?;", body)
     # THEN each field has a mirror
     mirrored = [n for d in UNIONS.values() for n in d.names or ()]
@@ -117,7 +149,7 @@ def test_no_field_of_the_header_is_missing() -> None:
 
 
 def test_signs_are_the_headers() -> None:
-    body = header_text().split("struct cct_event {")[1]
+    body = header_text().split("struct cct_event {")[1].split("struct cct_stack_process")[0]
     signed = set(re.findall(r"\bs16 (\w+);", body))
     for dtype in UNIONS.values():
         assert dtype.fields is not None

@@ -12,6 +12,7 @@ from cctrace.record.bpf.ioctl import Ioctl
 from cctrace.record.bpf.page_conversion import PageConversion
 from cctrace.record.bpf.probes import Family
 from cctrace.record.bpf.sched import Sched
+from cctrace.record.bpf.stacks.collector import StackCollector
 from cctrace.record.bpf.swiotlb import Swiotlb
 from cctrace.record.bpf.tdx import Tdx
 from cctrace.record.bpf.user_crypto import UserCrypto
@@ -27,19 +28,21 @@ class Wishes:
         launches: Of ``LAUNCH_MODES``.
         ledger: Takes losses.
         asked: Whether the user named the sources.
+        stacks: Takes stacks; None: none are taken.
     """
 
     launches: LaunchMode
     ledger: LossLedger
     asked: bool = False
+    stacks: StackCollector | None = None
 
 
 Maker = Callable[[Wishes], Family]
 
 # By the name of the source.
 FAMILIES: Final[Mapping[str, Maker]] = {
-    "cuda": lambda wishes: Cuda(wishes.launches, wishes.ledger),
-    "sched": lambda _: Sched(),
+    "cuda": lambda wishes: Cuda(wishes.launches, wishes.ledger, wishes.stacks),
+    "sched": lambda wishes: Sched(wishes.stacks),
     "swiotlb": lambda wishes: Swiotlb(wishes.ledger),
     "page_conversion": lambda wishes: PageConversion(wishes.ledger),
     "uvm_crypto": lambda wishes: UvmCrypto(wishes.ledger),

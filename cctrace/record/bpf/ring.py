@@ -1,7 +1,7 @@
 """The kernel's ring buffer, mapped and read as one array of records.
 
-BCC calls Python for each record, at microseconds apiece. All records of ours have
-one size, so what the kernel has committed is one strided array: it is copied out
+BCC calls Python for each record, at microseconds apiece. All records of a ring of ours
+have one size, so what the kernel has committed is one strided array: it is copied out
 and given back in one go, at some nanoseconds a record.
 
 Source of the layout: kernel/bpf/ringbuf.c and tools/lib/bpf/ringbuf.c: one page with
@@ -17,29 +17,29 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cctrace.record.bpf.layout import (
-    CUDA_EVENT,
-    EVENT_BYTES,
-    RING_BUSY,
-    RING_RECORD,
-)
+from cctrace.record.bpf.layout import CUDA_EVENT, RING_BUSY, ring_record
 
 _PAGE: Final = mmap.PAGESIZE
 
 
 class Ring:
-    """The consumer's side of a ring of ``struct cct_event``.
+    """The consumer's side of a ring of records of one size.
 
     Args:
         map_fd: Descriptor of the BPF_MAP_TYPE_RINGBUF map.
         size_bytes: Its data size, a power of two.
+        record: What each record is; its size is a multiple of eight bytes.
 
     Raises:
         OSError: It cannot be mapped.
     """
 
-    def __init__(self, map_fd: int, size_bytes: int) -> None:
+    def __init__(
+        self, map_fd: int, size_bytes: int, record: np.dtype[np.void] = CUDA_EVENT
+    ) -> None:
         self._size = size_bytes
+        self._dtype = record
+        self._record = ring_record(record)
         self._consumer = mmap.mmap(map_fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(
             map_fd, _PAGE + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
@@ -53,14 +53,14 @@ class Ring:
         """Take every committed record.
 
         Returns:
-            Records as ``CUDA_EVENT``, in the order they were reserved, a copy.
+            Records, in the order they were reserved, a copy.
         """
         at = int(self._consumed[0])
-        count = (int(self._produced[0]) - at) // RING_RECORD.itemsize
+        count = (int(self._produced[0]) - at) // self._record.itemsize
         if not count:
-            return np.empty(0, CUDA_EVENT)
+            return np.empty(0, self._dtype)
         records = np.frombuffer(
-            self._data, RING_RECORD, count, offset=_PAGE + (at & (self._size - 1))
+            self._data, self._record, count, offset=_PAGE + (at & (self._size - 1))
         )
         lengths = records["length"]
         busy = np.flatnonzero(lengths & RING_BUSY)
@@ -68,8 +68,8 @@ class Ring:
             count = int(busy[0])
             records, lengths = records[:count], lengths[:count]
         events = np.array(records["event"])
-        kept = lengths == EVENT_BYTES
-        self._consumed[0] = at + count * RING_RECORD.itemsize
+        kept = lengths == self._dtype.itemsize
+        self._consumed[0] = at + count * self._record.itemsize
         return events if kept.all() else events[kept]
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ passed: they are checked, and what makes no sense is counted and left NULL.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Events = npt.NDArray[np.void]
 Rows = list[tuple[str, pa.Table]]
+StackColumn = Callable[[npt.NDArray[np.uint64], str], pa.Array]
 _Codes = npt.NDArray[np.int8]
 _Mask = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
@@ -90,9 +92,17 @@ class CallDecoder:
         table: What each site is.
         memory: Ranges learnt; this decoder is the only one to change them.
         ledger: Takes what is dropped or left NULL, and why.
+        stacks: Makes the column ``stack_id`` of the kernel's numbers; None: there are none.
     """
 
-    def __init__(self, table: SymbolTable, memory: MemoryMap, ledger: LossLedger) -> None:
+    def __init__(
+        self,
+        table: SymbolTable,
+        memory: MemoryMap,
+        ledger: LossLedger,
+        stacks: StackColumn | None = None,
+    ) -> None:
+        self._stacks = stacks or _no_stacks
         self._memory = memory
         self._ledger = ledger
         symbols = table.symbols
@@ -149,7 +159,7 @@ class CallDecoder:
             pa.array(events["result"].astype(np.int32), mask=is_open),
             events["depth"].astype(np.int32),
             pa.nulls(len(events), pa.int64()),  # correlation_id: CUPTI's, and there is none
-            pa.nulls(len(events), pa.int64()),  # stack_id
+            self._stacks(events["stack_id"], SOURCE),
         ]
         return [("cuda_api", pa.Table.from_arrays(columns, schema=TABLES["cuda_api"].arrow))]
 
@@ -271,6 +281,10 @@ class CallDecoder:
                 first_ns=int(honest.min()) if len(honest) else None,
                 last_ns=int(honest.max()) if len(honest) else None,
             )
+
+
+def _no_stacks(numbers: npt.NDArray[np.uint64], _: str) -> pa.Array:
+    return pa.nulls(len(numbers), pa.int64())
 
 
 def _encode(values: list[str]) -> tuple[npt.NDArray[np.int32], pa.Array]:

@@ -23,6 +23,7 @@ FRAME: Final = np.dtype(
         ("stream", "<u8"),
         ("dst", "<u8"),
         ("src", "<u8"),
+        ("stack_id", "<u8"),
         ("detail", "u1"),
         ("flags", "u1"),
         ("pad", "u1", (6,)),
@@ -79,6 +80,7 @@ class Frames:
         calls["flags"] = frames["flags"] | int(layout.CudaFlag.OPEN)
         calls["size_bytes"] = frames["size_bytes"]
         calls["stream"] = frames["stream"]
+        calls["stack_id"] = frames["stack_id"]
         # What an allocation would have stored, it has not.
         stored = (frames["cookie"] & COOKIE_OUT) != 0
         for name in ("dst", "src"):

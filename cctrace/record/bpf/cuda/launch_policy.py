@@ -40,6 +40,11 @@ class Costs:
     budget_ratio: float = 0.01
     sample_ns: int = 50_000_000
 
+    @classmethod
+    def with_stacks(cls) -> Costs:
+        """What they cost where the stack of each is taken (benchmarks/stack_cost.py)."""
+        return cls(full_ns=cls.full_ns + 1_500)
+
 
 class LaunchPolicy:
     """Decides how launches are recorded; knows no clock and no kernel.

@@ -20,10 +20,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from cctrace.errors import EXIT_UNSUPPORTED, CctraceError
-from cctrace.record.bpf import layout
+from cctrace.record.bpf import frontend, layout, syscalls
 from cctrace.record.bpf.cuda.decode import CallDecoder
 from cctrace.record.bpf.cuda.frames import Frames
 from cctrace.record.bpf.cuda.kernel_map import LaunchMap
+from cctrace.record.bpf.cuda.launch_policy import Costs
 from cctrace.record.bpf.cuda.launches import LaunchController
 from cctrace.record.bpf.cuda.memory import MemoryMap
 from cctrace.record.bpf.cuda.probe_cost import ProbeCost
@@ -31,6 +32,8 @@ from cctrace.record.bpf.cuda.symbols import LIBRARIES, Symbol, SymbolTable, symb
 from cctrace.record.bpf.elf import ElfFile, Function
 from cctrace.record.bpf.kernelfs import TraceFs
 from cctrace.record.bpf.probes import Events, Probes, Rows
+from cctrace.record.bpf.stacks.collector import StackCollector
+from cctrace.record.bpf.stacks.kernel_maps import STEPS, go_on_in
 from cctrace.record.bpf.uprobes import (
     Mode,
     Site,
@@ -99,28 +102,37 @@ class Cuda:
         launches: ``full``: a record for each launch; ``aggregate``: counted in the
             kernel; ``auto``: full while that is cheap.
         ledger: Takes losses.
+        stacks: Takes the stacks of crossings; None: none are taken.
         table: Functions to probe; default: those that come with cctrace.
         mode: How to attach; None: the best this kernel has.
     """
 
     name = "cuda"
     kinds = (layout.Kind.CUDA,)
-    files = ("cuda_arguments.bpf.c", "cuda.bpf.c")
 
     def __init__(
         self,
         launches: LaunchMode,
         ledger: LossLedger,
+        stacks: StackCollector | None = None,
         table: SymbolTable | None = None,
         mode: Mode | None = None,
     ) -> None:
+        files = ("cuda_arguments.bpf.c", "cuda.bpf.c")
+        self.files = files if stacks is None else ("stacks.bpf.c", *files, "cuda_stacks.bpf.c")
+        self._stacks = stacks
         self._launch_mode: LaunchMode = launches
         self._ledger = ledger
         self._launches: LaunchController | None = None
         self._table = table or symbol_table()
         self._mode = mode
         self.memory = MemoryMap(ledger)
-        self._decoder = CallDecoder(self._table, self.memory, ledger)
+        self._decoder = CallDecoder(
+            self._table,
+            self.memory,
+            ledger,
+            stacks.column if stacks is not None else None,
+        )
         self._cost = ProbeCost()
         self._lock = threading.Lock()
         self._frames: Frames | None = None
@@ -133,7 +145,8 @@ class Cuda:
 
     def prepare(self, tracefs: TraceFs) -> list[str]:  # noqa: ARG002 - the Family's signature
         """Have core hand over the calls that an ending thread is in."""
-        return ["-DCCT_CUDA_CALLS"]
+        walks = self._stacks.flags("CCT_CALL_STACKS") if self._stacks is not None else ()
+        return ["-DCCT_CUDA_CALLS", *walks]
 
     def attach(self, probes: Probes) -> None:
         """Load the two programs; libraries are attached as they are found."""
@@ -142,6 +155,7 @@ class Cuda:
         self._programs = UprobePrograms(
             probes.module, "on_call_entry", "on_call_return", self._mode
         )
+        has_stacks = self._attach_stacks(probes, self._programs.mode)
         self._launches = LaunchController(
             self._launch_mode,
             table=self._table,
@@ -149,6 +163,7 @@ class Cuda:
             set_config=probes.set_config,
             source=self,
             ledger=self._ledger,
+            costs=Costs.with_stacks() if has_stacks else None,
         )
         self._launches.start()
         self._cost.measure(probes, self._programs)
@@ -254,6 +269,23 @@ class Cuda:
                 if copy.fd >= 0:
                     os.close(copy.fd)
                     copy.fd = -1
+
+    def _attach_stacks(self, probes: Probes, mode: Mode) -> bool:
+        """Have calls go on to the walk of their stack; returns whether they do."""
+        if self._stacks is None:
+            return False
+        attach_type = syscalls.BPF_TRACE_UPROBE_MULTI if mode == "uprobe_multi" else -1
+        try:
+            programs = [
+                probes.module.load(f"on_call_stack{step}", frontend.KPROBE, attach_type)
+                for step in STEPS
+            ]
+            self._stacks.attach(probes, self.name)
+            go_on_in(probes.module, "call_stack_programs", programs)
+        except OSError as error:
+            self._stacks.refuse(self.name, error)
+            return False
+        return True
 
     def _attach_file(self, fd: int, path: Path, label: str | None) -> _Copy:
         programs = self._programs

@@ -84,6 +84,9 @@ _KIND_SHIFT: Final = 36
 _STREAM_SHIFT: Final = 40
 _DST_SHIFT: Final = 44
 _SRC_SHIFT: Final = 48
+COOKIE_CROSSING: Final = 1 << 52
+# Classes of calls that cross the bridge, of whose callers a stack is taken.
+CROSSINGS: Final = frozenset({"copy", "launch", "graph", "sync", "alloc", "collective"})
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ class Symbol:
         return self.cls in ("launch", "graph")
 
     @property
+    def is_crossing(self) -> bool:
+        """Whether the stack of its callers is taken: what it costs depends on them."""
+        return self.cls in CROSSINGS and self.site != PROBE_COST_SITE
+
+    @property
     def cookie(self) -> int:
         """What its probes are given: site and arguments in 64 bits."""
         has_address = self.cls == "copy" or self.dst or self.src or self.event
@@ -153,6 +161,7 @@ class Symbol:
         value |= COOKIE_STREAM_IN_CONFIG if self.stream_in_config else 0
         value |= COOKIE_DATA if has_address or self.out or self.size else 0
         value |= COOKIE_ADDRESS if has_address else 0
+        value |= COOKIE_CROSSING if self.is_crossing else 0
         value |= list(SHAPES).index(self.shape) << _SHAPE_SHIFT
         value |= (self.unit_bytes.bit_length() - 1) << _UNIT_SHIFT
         for argument, shift in zip(self.size, _SIZE_SHIFTS, strict=False):
