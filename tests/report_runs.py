@@ -47,7 +47,8 @@ def attribution(run: Path) -> Attribution:
 POINT = Point(
     rank=1, sentence="", role="readback", pid=8000, tid=8067, path="step/readback",
     api="cudaMemcpyAsync", cls="copy", copy_kind="d2h", size_class="<=64 B", size_bytes=32,
-    stack_id=None, count_per_step=1.0, held_ns_per_step=10_900_000,
+    stack_id=None, stack_share=None, called_from=(), count_per_step=1.0,
+    held_ns_per_step=10_900_000,
     blocked_ns_per_step=10_800_000, bubble_ns_per_step=1_800_000,
     next_launch_delay_ns=12_700_000, recoverable_ns=4_200_000, recoverable_low_ns=4_000_000,
     recoverable_high_ns=4_400_000, recoverable_bound_ns=4_500_000, expected_itl_ns=8_100_000,

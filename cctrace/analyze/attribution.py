@@ -286,7 +286,11 @@ class Point:
         copy_kind: h2d, d2h, ...; null: not a copy.
         size_class: Class of its sizes, as `<=64 B`; null: no size.
         size_bytes: Size of the example, bytes; null: no size.
-        stack_id: Joins stacks.stack_id; null: no stack taken.
+        stack_id: Joins stacks.stack_id, the stack with most of the time in these calls; null:
+            no stack taken.
+        stack_share: That stack's share of their time, 0 to 1; null: no stack taken.
+        called_from: Who makes these calls by that stack: up to three frames, innermost first,
+            as `function (folder/file.py:12)`, Python ones if there are any; empty: not known.
         count_per_step: Calls in a step of each thread that makes them, mean.
         held_ns_per_step: Time of a step in these calls, ns.
         blocked_ns_per_step: Of that, time they waited, ns.
@@ -321,6 +325,8 @@ class Point:
     size_class: str | None
     size_bytes: int | None
     stack_id: int | None
+    stack_share: float | None
+    called_from: tuple[str, ...]
     count_per_step: float
     held_ns_per_step: int
     blocked_ns_per_step: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from cctrace.analyze.readbacks import find_readbacks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cctrace.analyze.graph import Item
+    from cctrace.analyze.graph import Call, Item
     from cctrace.analyze.remedies import Remedy
     from cctrace.analyze.replay import Replay
     from cctrace.analyze.sample import Sample
@@ -39,7 +39,17 @@ class SiteFacts:
     delays_ns: list[float] = field(default_factory=list)
     threads: set[tuple[int, int]] = field(default_factory=set)
     lengths: list[tuple[int, int, Item]] = field(default_factory=list)
+    stacks_ns: Counter[int] = field(default_factory=Counter)  # time in the calls of each stack
     waits: bool = False
+
+    def add(self, call: Call, item: Item) -> None:
+        """Count one call."""
+        self.calls += 1
+        self.held_ns += call.dur_ns
+        self.threads.add((call.pid, call.tid))
+        self.lengths.append((call.dur_ns, call.ts_ns, item))
+        if call.stack_id is not None:
+            self.stacks_ns[call.stack_id] += call.dur_ns
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,7 @@ def gather(sample: Sample, replays: Sequence[Replay]) -> dict[int, SiteFacts]:
                     continue
                 if graph.first_step <= item.step <= graph.last_step:
                     facts = found[item.site]
-                    facts.calls += 1
-                    facts.held_ns += call.dur_ns
-                    facts.threads.add((call.pid, call.tid))
-                    facts.lengths.append((call.dur_ns, call.ts_ns, item))
+                    facts.add(call, item)
                     facts.waits = facts.waits or item.act in WAITS
                     if next_launch_ns is not None:
                         facts.delays_ns.append(next_launch_ns - call.ts_ns)

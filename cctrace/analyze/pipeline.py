@@ -226,7 +226,9 @@ class _Work:
         sites, summary = points.find_points(self._excerpt, self._run.label)
         values = {name: getattr(summary, name) for name in ReplayFacts.__dataclass_fields__}
         values["sampled"] = summary.sampled or slices is not None
-        found_points = tuple(_point(site, self._size_bytes(site)) for site in sites)
+        found_points = tuple(
+            _point(site, self._size_bytes(site), self._called_from(site)) for site in sites
+        )
         return found_points, ReplayFacts(**values)
 
     def _size_bytes(self, site: SerializationPoint) -> int | None:
@@ -238,6 +240,16 @@ class _Work:
         ).fetchall()
         size_bytes: int | None = rows[0][0]
         return size_bytes
+
+    def _called_from(self, site: SerializationPoint) -> tuple[str, ...]:
+        """Who makes most of a point's calls."""
+        if site.stack_id is None:
+            return ()
+        rows = self._excerpt.sql(
+            "SELECT callers FROM stack_callers WHERE stack_id = $stack_id",
+            {"stack_id": site.stack_id},
+        ).fetchall()
+        return tuple(rows[0][0]) if rows else ()
 
     def _look_at(self, slices: Sequence[Chunk] | None) -> None:
         if slices is None:
@@ -278,12 +290,12 @@ def _ratio(part: int | None, whole: int | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _point(site: SerializationPoint, size_bytes: int | None) -> Point:
+def _point(site: SerializationPoint, size_bytes: int | None, called_from: tuple[str, ...]) -> Point:
     """A serialization point as the report has it, in one sentence."""
     values = {n: getattr(site, n) for n in Point.__dataclass_fields__ if hasattr(site, n)}
     values["remedy"] = site.remedy and _remedy(site.remedy)
     values["alternatives"] = tuple(_remedy(gain) for gain in site.alternatives)
-    point = Point(**values, sentence="", size_bytes=size_bytes)
+    point = Point(**values, sentence="", size_bytes=size_bytes, called_from=called_from)
     return replace(point, sentence=sentences.point(point))
 
 

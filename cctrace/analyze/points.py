@@ -84,7 +84,8 @@ class SerializationPoint:
         cls: Class of the function.
         copy_kind: Kind of copy; None: no copy.
         size_class: Class of its size; None: no size.
-        stack_id: Stack; None: none was taken.
+        stack_id: The stack with most of the time in these calls; None: none was taken.
+        stack_share: That stack's share of their time, 0 to 1; None: none was taken.
         count_per_step: Calls a step, of each thread that makes them.
         blocked_ns_per_step: Time a step in which these calls waited, ns, on each thread.
         held_ns_per_step: Time a step in these calls in all, ns, on each thread.
@@ -118,6 +119,7 @@ class SerializationPoint:
     copy_kind: str | None
     size_class: str | None
     stack_id: int | None
+    stack_share: float | None
     count_per_step: float
     blocked_ns_per_step: int
     held_ns_per_step: int
@@ -271,6 +273,8 @@ class _Ranking:
         lengths = sorted(facts.lengths, key=lambda entry: entry[:2])
         dur_ns, ts_ns, item = lengths[len(lengths) // 2]
         call = item.call
+        # Of as long ones the one of the least number, whichever came first.
+        usual = max(facts.stacks_ns.items(), key=lambda known: (known[1], -known[0]), default=None)
         confidence, reason = self._confidence(best)
         return SerializationPoint(
             rank=0,
@@ -280,7 +284,8 @@ class _Ranking:
             cls=key.cls,
             copy_kind=key.copy_kind,
             size_class=key.size_class,
-            stack_id=key.stack_id,
+            stack_id=usual[0] if usual else None,
+            stack_share=usual[1] / facts.held_ns if usual and facts.held_ns else None,
             count_per_step=facts.calls / turns,
             blocked_ns_per_step=round(facts.blocked_ns / turns),
             held_ns_per_step=round(facts.held_ns / turns),

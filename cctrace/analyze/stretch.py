@@ -26,6 +26,9 @@ _LANES = 2  # copies at once where copies do not block: one engine a direction
 class SiteKey:
     """What tells one call site from another.
 
+    Not the stack: what is worth batching or capturing into one graph comes from one line
+    after the other.
+
     Attributes:
         role: Role of the thread, as in ``thread_roles``.
         path: NVTX path.
@@ -33,7 +36,6 @@ class SiteKey:
         cls: Class of the function.
         copy_kind: Kind of copy; None: no copy.
         size_class: Class of its size; None: no size.
-        stack_id: Stack; None: none was taken.
     """
 
     role: str
@@ -42,7 +44,6 @@ class SiteKey:
     cls: str
     copy_kind: str | None
     size_class: str | None
-    stack_id: int | None
 
 
 class Sites:
@@ -56,9 +57,7 @@ class Sites:
     def number(self, call: Call) -> int:
         """Return the number of the site a call was made at."""
         role = self._roles.get((call.pid, call.tid), "unknown")
-        key = SiteKey(
-            role, call.path, call.api, call.cls, call.copy_kind, call.size_class, call.stack_id
-        )
+        key = SiteKey(role, call.path, call.api, call.cls, call.copy_kind, call.size_class)
         if key not in self._numbers:
             self._numbers[key] = len(self.keys)
             self.keys.append(key)

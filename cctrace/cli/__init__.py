@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "info": "Show what is in a run, how it ended and what was lost.",
     "query": "Ask a run with SQL or a named query.",
     "report": "Tell which call holds the loop up, and what gives the time back.",
+    "flamegraph": "Show where time goes, by thread, NVTX range, call and stack.",
     "export": "Write a run in another tool's format.",
     "import": "Write what another tool recorded as a run.",
     "doctor": "Tell what can be traced on this machine.",

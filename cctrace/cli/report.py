@@ -269,6 +269,8 @@ def _points(made: Attribution) -> list[str]:
     shown = [point for point in made.points if point.remedy] or made.points
     for point in shown[:_POINTS]:
         lines += _fold(point.sentence, f"  {point.rank}. ")
+        if point.called_from:
+            lines += _fold("by " + ", in ".join(point.called_from), "     ")
         lines += _fold(_remedy(point, made.replay), "     -> ")
     if len(made.points) > len(shown[:_POINTS]):
         lines.append(f"  and {len(made.points) - len(shown[:_POINTS])} more: --format json")

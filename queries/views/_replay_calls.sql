@@ -1,6 +1,6 @@
 -- _replay_calls: the program's own CUDA calls of all classes, and where in the
 --           program they were made.
--- requires: cuda_api, _nvtx_paths
+-- requires: _program_calls, _nvtx_paths
 -- grain:    one row per call of cuda_api at depth 0 that has returned
 -- columns:
 --   run             VARCHAR  label of the run
@@ -28,21 +28,12 @@ SELECT
   coalesce(calls.stream, 0) AS stream,
   calls.event,
   coalesce(paths.path, '') AS path,
-  CASE
-    WHEN calls.size_bytes <= 64 THEN '<=64 B'
-    WHEN calls.size_bytes <= 4096 THEN '<=4 KiB'
-    WHEN calls.size_bytes <= 65536 THEN '<=64 KiB'
-    WHEN calls.size_bytes <= 1048576 THEN '<=1 MiB'
-    WHEN calls.size_bytes <= 16777216 THEN '<=16 MiB'
-    WHEN calls.size_bytes > 16777216 THEN '>16 MiB'
-  END AS size_class,
-  calls.stack_id, calls.correlation_id
-FROM cuda_api AS calls
+  calls.size_class, calls.stack_id, calls.correlation_id
+FROM _program_calls AS calls
 ASOF LEFT JOIN _nvtx_paths AS paths
   ON calls.run = paths.run
   AND calls.pid = paths.pid
   AND calls.tid = paths.tid
   AND calls.ts_ns >= paths.ts_ns
-WHERE calls.depth = 0
-  AND calls.dur_ns IS NOT NULL
+WHERE calls.dur_ns IS NOT NULL
   AND coalesce(calls.result, 0) = 0;

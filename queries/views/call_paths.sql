@@ -1,5 +1,5 @@
 -- call_paths: crossings, and where in the program they were made.
--- requires: crossings, _nvtx_paths
+-- requires: _program_calls, _nvtx_paths
 -- grain:    one row per row of crossings
 -- materialize: yes
 -- columns:
@@ -26,21 +26,15 @@
 --           `|`, counters are a `*`, at most 16 names. See _nvtx_paths.
 CREATE VIEW call_paths AS
 SELECT
-  crossings.run, crossings.pid, crossings.tid, crossings.ts_ns,
-  crossings.dur_ns, crossings."class", crossings.api, crossings.copy_kind,
-  crossings.host_memory, crossings.size_bytes, crossings.stream,
+  calls.run, calls.pid, calls.tid, calls.ts_ns,
+  calls.dur_ns, calls."class", calls.api, calls.copy_kind,
+  calls.host_memory, calls.size_bytes, calls.stream,
   CASE WHEN paths.ts_ns IS NULL THEN '' ELSE paths.path END AS path,
-  CASE
-    WHEN crossings.size_bytes <= 64 THEN '<=64 B'
-    WHEN crossings.size_bytes <= 4096 THEN '<=4 KiB'
-    WHEN crossings.size_bytes <= 65536 THEN '<=64 KiB'
-    WHEN crossings.size_bytes <= 1048576 THEN '<=1 MiB'
-    WHEN crossings.size_bytes <= 16777216 THEN '<=16 MiB'
-    WHEN crossings.size_bytes > 16777216 THEN '>16 MiB'
-  END AS size_class
-FROM crossings
+  calls.size_class
+FROM _program_calls AS calls
 ASOF LEFT JOIN _nvtx_paths AS paths
-  ON crossings.run = paths.run
-  AND crossings.pid = paths.pid
-  AND crossings.tid = paths.tid
-  AND crossings.ts_ns >= paths.ts_ns;
+  ON calls.run = paths.run
+  AND calls.pid = paths.pid
+  AND calls.tid = paths.tid
+  AND calls.ts_ns >= paths.ts_ns
+WHERE calls.is_crossing;

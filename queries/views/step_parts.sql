@@ -1,6 +1,6 @@
 -- step_parts: what the time of each step was for, on the thread that drives it.
--- requires: steps, crossing_costs, _off_cpu, _event_losses, runs,
---           _counted_launches
+-- requires: steps, crossing_costs, _off_cpu, _step_tracks, _step_buckets,
+--           _step_unknowns
 -- grain:    one row per step that has a period
 -- materialize: yes
 -- columns:
@@ -46,47 +46,6 @@ WITH bounded AS (
   WHERE period_ns IS NOT NULL
 ),
 
--- Buckets of time, about as long as a step, that say which steps to look at.
-tracks AS MATERIALIZED (
-  SELECT
-    run, engine, pid, tid,
-    min(ts_ns) AS first_ns,
-    max(end_ns) AS last_ns,
-    greatest(
-      CAST(median(period_ns) AS BIGINT), CAST(avg(period_ns) AS BIGINT) // 4, 1
-    ) AS bucket_ns,
-    row_number() OVER () AS track
-  FROM bounded
-  GROUP BY run, engine, pid, tid
-),
-
-tracked AS (
-  SELECT
-    tracks.track, tracks.first_ns, tracks.bucket_ns,
-    bounded.run, bounded.step_id, bounded.ts_ns, bounded.end_ns,
-    row_number() OVER (PARTITION BY tracks.track ORDER BY bounded.ts_ns)
-      AS place
-  FROM bounded
-  INNER JOIN tracks
-    ON bounded.run = tracks.run
-    AND bounded.engine = tracks.engine
-    AND bounded.pid = tracks.pid
-    AND bounded.tid = tracks.tid
-),
-
-buckets AS (
-  SELECT
-    track, step_id, ts_ns, end_ns,
-    unnest(
-      range(
-        (ts_ns - first_ns) // bucket_ns,
-        (end_ns - first_ns) // bucket_ns + 1
-      )
-    ) AS bucket
-  FROM tracked
-  WHERE end_ns > ts_ns
-),
-
 stretches AS (
   SELECT
     tracks.track, calls.ts_ns,
@@ -104,7 +63,7 @@ stretches AS (
     coalesce(calls.transfer_ns, 0) AS transfer_ns,
     coalesce(calls.toll_ns + calls.launch_ns + calls.alloc_ns, 0) AS own_ns
   FROM crossing_costs AS calls
-  INNER JOIN tracks
+  INNER JOIN _step_tracks AS tracks
     ON calls.run = tracks.run
     AND calls.pid = tracks.pid
     AND calls.tid = tracks.tid
@@ -126,7 +85,7 @@ stretches AS (
     0 AS transfer_ns,
     0 AS own_ns
   FROM _off_cpu AS waits
-  INNER JOIN tracks
+  INNER JOIN _step_tracks AS tracks
     ON waits.run = tracks.run
     AND waits.pid = tracks.pid
     AND waits.tid = tracks.tid
@@ -144,7 +103,7 @@ placed AS (
     -- What never ended, to the end of its step.
     coalesce(stretches.end_ns, buckets.end_ns) AS end_ns
   FROM stretches
-  LEFT JOIN buckets
+  LEFT JOIN _step_buckets AS buckets
     ON stretches.track = buckets.track
     AND stretches.bucket = buckets.bucket
     AND stretches.ts_ns >= buckets.ts_ns
@@ -165,7 +124,7 @@ reaching AS (
       )
     ) AS bucket
   FROM placed
-  INNER JOIN tracks
+  INNER JOIN _step_tracks AS tracks
     ON placed.track = tracks.track
   WHERE placed.end_ns > coalesce(placed.step_end_ns, placed.ts_ns)
 ),
@@ -185,7 +144,7 @@ straddling AS (
     early.runnable_ns + early.wait_ns + early.transfer_ns + early.own_ns
       AS to_own
   FROM reaching AS early
-  INNER JOIN buckets
+  INNER JOIN _step_buckets AS buckets
     ON early.track = buckets.track
     AND early.bucket = buckets.bucket
     AND early.ts_ns < buckets.end_ns
@@ -232,113 +191,6 @@ summed AS (
   GROUP BY track, step_id
 ),
 
--- Of the driver's and the runtime's counts for one launch the larger stands.
-counted AS (
-  SELECT
-    run, pid, tid, ts_ns, window_ns, represents_ns,
-    sum(total_ns) FILTER (WHERE layer = 'driver') AS driver_ns,
-    sum(total_ns) FILTER (WHERE layer = 'runtime') AS runtime_ns
-  FROM _counted_launches
-  GROUP BY run, pid, tid, ts_ns, window_ns, represents_ns
-),
-
-windows AS (
-  SELECT
-    tracks.track, counted.ts_ns, tracks.first_ns, tracks.bucket_ns,
-    counted.ts_ns + counted.represents_ns AS end_ns,
-    greatest(coalesce(counted.driver_ns, 0), coalesce(counted.runtime_ns, 0))
-    / counted.window_ns AS launching,
-    unnest(
-      range(
-        greatest(counted.ts_ns - tracks.first_ns, 0) // tracks.bucket_ns,
-        (
-          least(counted.ts_ns + counted.represents_ns, tracks.last_ns)
-          - tracks.first_ns
-        ) // tracks.bucket_ns + 1
-      )
-    ) AS bucket
-  FROM counted
-  INNER JOIN tracks
-    ON counted.run = tracks.run
-    AND counted.pid = tracks.pid
-    AND counted.tid = tracks.tid
-    AND counted.ts_ns < tracks.last_ns
-    AND counted.ts_ns + counted.represents_ns > tracks.first_ns
-),
-
-shares AS (
-  SELECT
-    windows.track, buckets.step_id,
-    sum(
-      windows.launching
-      * (
-        least(buckets.end_ns, windows.end_ns)
-        - greatest(buckets.ts_ns, windows.ts_ns)
-      )
-    ) AS launch_ns
-  FROM windows
-  INNER JOIN buckets
-    ON windows.track = buckets.track
-    AND windows.bucket = buckets.bucket
-    AND windows.ts_ns < buckets.end_ns
-    AND windows.end_ns > buckets.ts_ns
-  WHERE windows.bucket
-    = (greatest(windows.ts_ns, buckets.ts_ns) - windows.first_ns)
-    // windows.bucket_ns
-  GROUP BY windows.track, buckets.step_id
-),
-
-lost AS (
-  SELECT
-    tracks.track, losses."count", losses.first_ns,
-    greatest(losses.last_ns, losses.first_ns) AS last_ns
-  FROM _event_losses AS losses
-  INNER JOIN tracks
-    ON losses.run = tracks.run
-    AND coalesce(losses.pid, tracks.pid) = tracks.pid
-    AND coalesce(losses.tid, tracks.tid) = tracks.tid
-    AND losses.first_ns < tracks.last_ns
-    AND losses.last_ns >= tracks.first_ns
-),
-
--- From each loss on, how far those that began before reach: all of them, and
--- those that can be in more than 1 of 100 of the steps they were among.
-reach AS (
-  SELECT
-    lost.track, lost.first_ns,
-    max(lost.last_ns) OVER upto AS any_ns,
-    max(
-      CASE
-        WHEN lost."count" * 100
-          > coalesce(final.place, 0) - coalesce(initial.place, 1) + 1
-          THEN lost.last_ns
-      END
-    ) OVER upto AS many_ns
-  FROM lost
-  ASOF LEFT JOIN tracked AS initial
-    ON lost.track = initial.track
-    AND lost.first_ns >= initial.ts_ns
-  ASOF LEFT JOIN tracked AS final
-    ON lost.track = final.track
-    AND lost.last_ns >= final.ts_ns
-  WINDOW
-    upto AS (
-      PARTITION BY lost.track
-      ORDER BY lost.first_ns
-    )
-),
-
-lossy AS (
-  SELECT
-    tracked.track, tracked.step_id,
-    coalesce(reach.any_ns >= tracked.ts_ns, FALSE) AS is_lossy,
-    coalesce(reach.many_ns >= tracked.ts_ns, FALSE) AS is_very_lossy
-  FROM tracked
-  ASOF INNER JOIN reach
-    ON tracked.track = reach.track
-    AND tracked.end_ns > reach.first_ns
-),
-
 facts AS (
   SELECT
     bounded.run, bounded.step_id, bounded.engine, bounded.pid, bounded.tid,
@@ -353,18 +205,14 @@ facts AS (
     coalesce(summed.lock_wait_ns, 0) AS lock_wait_ns,
     coalesce(summed.runnable_ns, 0) AS runnable_ns,
     coalesce(summed.crossings, 0) AS crossings,
-    shares.step_id IS NOT NULL OR coalesce(lossy.is_lossy, FALSE)
-      AS is_estimate,
-    CAST(
-      least(coalesce(round(shares.launch_ns), 0), 1e18) AS BIGINT
-    ) AS counted_ns,
-    NOT coalesce(lossy.is_very_lossy, FALSE)
-    AND list_contains(string_split(coalesce(runs.attached, ''), ','), 'sched')
-      AS is_known
+    unknowns.counted_ns IS NOT NULL OR unknowns.is_lossy AS is_estimate,
+    coalesce(unknowns.counted_ns, 0) AS counted_ns,
+    unknowns.is_known
   FROM bounded
-  INNER JOIN runs
-    ON bounded.run = runs.run
-  INNER JOIN tracks
+  INNER JOIN _step_unknowns AS unknowns
+    ON bounded.run = unknowns.run
+    AND bounded.step_id = unknowns.step_id
+  INNER JOIN _step_tracks AS tracks
     ON bounded.run = tracks.run
     AND bounded.engine = tracks.engine
     AND bounded.pid = tracks.pid
@@ -372,12 +220,6 @@ facts AS (
   LEFT JOIN summed
     ON tracks.track = summed.track
     AND bounded.step_id = summed.step_id
-  LEFT JOIN shares
-    ON tracks.track = shares.track
-    AND bounded.step_id = shares.step_id
-  LEFT JOIN lossy
-    ON tracks.track = lossy.track
-    AND bounded.step_id = lossy.step_id
 ),
 
 -- Calls of one thread do not overlap. Should they, the parts end where the step

@@ -101,6 +101,20 @@ def test_the_readback_is_first_and_a_worker_the_remedy(tmp_path: Path) -> None:
     assert first.example_dur_ns == 1_031_880
 
 
+def test_calls_from_several_lines_are_one_point_with_the_stack_of_most(tmp_path: Path) -> None:
+    """Every third readback comes from another line: remedies are for all of them."""
+    rows = confidential_loop(1_000_000, 400_000)
+    copies = [each for each in rows["cuda_api"] if each["class"] == "copy"]
+    for number, each in enumerate(copies):
+        each["stack_id"] = -5 if number % 3 else 9
+    found, _ = points_of(tmp_path, rows, CC)
+    first = found[0]
+    assert (first.count_per_step, first.held_ns_per_step) == (1, 1_031_880)
+    assert first.stack_id == -5
+    assert first.stack_share == pytest.approx(2 / 3, abs=0.02)
+    assert [(p.stack_id, p.stack_share) for p in found if p.cls == "graph"] == [(None, None)]
+
+
 def test_what_the_device_does_not_leave_time_for_is_not_recoverable(tmp_path: Path) -> None:
     """Of 50 us of host and 26 of launch the worker's hand-over leaves less than all."""
     found, _ = points_of(tmp_path, confidential_loop(1_000_000, 50_000), CC)

@@ -126,6 +126,7 @@ function drawPoints() {
         fact("device idle after", duration(point.bubble_ns_per_step)),
         remedy && fact("saves", `${duration(point.recoverable_ns)} (${duration(point.recoverable_low_ns)} to ${duration(point.recoverable_high_ns)})`),
         fact("confidence", `${point.confidence}${point.confidence_reason ? `: ${point.confidence_reason}` : ""}`),
+        point.called_from.length > 0 && fact(`called from${point.stack_share < 0.995 ? ` (${Math.round(point.stack_share * 100)}% of the time)` : ""}`, el("code", {}, cut(point.called_from.join(" ← "), 900)), { class: "wide" }),
         point.path && fact("in range", el("code", {}, cut(point.path, 400)), { class: "wide" })),
       el("div", { class: "row" },
         seen >= 0 && el("button", { type: "button", class: "quiet", on: { click: () => showStep(seen, true) } }, `Show step ${point.example_step_id}`),
