@@ -22,6 +22,7 @@ import truth
 
 pytestmark = pytest.mark.vm
 
+CALLS = ROOT / "tests" / "vm" / "cuda_calls.py"
 COPIES_IN, COPIES_OUT, LAUNCHES = 101, 53, 211
 
 SCRIPT = f"""
@@ -113,3 +114,17 @@ def test_times_enclose_the_devices(calls: list[dict[str, Any]], process: truth.P
         assert row["ts_ns"] <= told["entry_ns"]
         assert told["exit_ns"] <= row["ts_ns"] + row["dur_ns"]
         assert row["size_bytes"] == told["size_bytes"]
+
+
+def test_calls_have_the_stack_of_the_program(
+    guest: GuestResult, calls: list[dict[str, Any]]
+) -> None:
+    """Walked on this kernel too: each crossing leads to the line that made it."""
+    lines = CALLS.read_text().splitlines()
+    stacks = {row["stack_id"]: row["frames"] for row in rows(guest.results / "run", "stacks")}
+    crossings = [c for c in calls if c["depth"] == 0 and c["class"] in {"copy", "launch", "sync"}]
+    assert len(crossings) >= COPIES_IN + COPIES_OUT + LAUNCHES
+    for call in crossings:
+        python = [frame for frame in stacks[call["stack_id"]] if frame["kind"] == "python"]
+        assert [frame["function"] for frame in python] == ["main.<locals>.call", "main", "<module>"]
+        assert f'call("{call["api"]}"' in lines[python[1]["line"] - 1]

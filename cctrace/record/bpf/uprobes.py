@@ -44,7 +44,9 @@ class UprobePrograms:
     def __init__(
         self, module: frontend.Module, entry: str, on_return: str, mode: Mode | None = None
     ) -> None:
-        self.mode: Mode = mode or _best_mode(module, entry)
+        # Tried with the program for returns: one that calls others by a map would bind the
+        # map to the attach type of the trial, and all that come later be refused.
+        self.mode: Mode = mode or _best_mode(module, on_return)
         attach_type = syscalls.BPF_TRACE_UPROBE_MULTI if self.mode == "uprobe_multi" else -1
         self._entry_fd = module.load(entry, frontend.KPROBE, attach_type)
         self._return_fd = module.load(on_return, frontend.KPROBE, attach_type)
