@@ -28,7 +28,7 @@ from cctrace.exporters.html_page.timelines import EVENTS, _coarse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Golden
+    from conftest import Golden
 
     Json = dict[str, Any]
 
