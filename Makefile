@@ -131,7 +131,7 @@ vllm-env: setup
 
 .PHONY: example-vllm
 example-vllm: vllm-env ## Record vLLM on the CPU and print its steps
-	$(CCTRACE) record -o $(RUNS)/vllm --force -- \
+	$(CCTRACE) record -o $(RUNS)/vllm --force --stacks all -- \
 		$(VENV)-vllm/bin/python examples/vllm_offline/run.py
 	$(CCTRACE) info $(RUNS)/vllm
 	$(CCTRACE) query $(RUNS)/vllm --name itl

@@ -21,7 +21,7 @@
 --   host_memory  VARCHAR  call: as in cuda_api
 --   size_class   VARCHAR  call: as in call_paths
 --   is_open      BOOLEAN  call: it never returned
---   stack_id     BIGINT   call: joins stacks.stack_id; NULL: none was taken
+--   stack_id     BIGINT   call or wait: joins stacks.stack_id; NULL: none taken
 --   dur_ns       BIGINT   length, ns, > 0
 -- params:
 --   phase       VARCHAR = NULL   only steps of this phase

@@ -17,7 +17,7 @@
 --   host_memory  VARCHAR  call: as in cuda_api
 --   size_class   VARCHAR  call: as in call_paths
 --   is_open      BOOLEAN  call: it never returned
---   stack_id     BIGINT   call: joins stacks.stack_id; NULL: none was taken
+--   stack_id     BIGINT   call or wait: joins stacks.stack_id; NULL: none taken
 --   dur_ns       BIGINT   time, ns, > 0; they sum to the period_ns of these
 --                         steps in step_parts, and part by part to its parts,
 --                         exactly
@@ -143,8 +143,7 @@ found AS (
     NULL AS host_memory,
     NULL AS size_class,
     NULL AS is_open,
-    NULL AS stack_id,
-    outside.dur_ns
+    outside.stack_id, outside.dur_ns
   FROM _step_outside AS outside
   INNER JOIN chosen
     ON outside.run = chosen.run

@@ -24,7 +24,7 @@
 --   copy_kind    VARCHAR  call: as in cuda_api
 --   host_memory  VARCHAR  call: as in cuda_api
 --   size_class   VARCHAR  call: as in _program_calls
---   stack_id     BIGINT   call: joins stacks.stack_id; NULL: none was taken
+--   stack_id     BIGINT   call or wait: joins stacks.stack_id; NULL: none taken
 -- caveats:  a call that never returned lasts to the end of its step, or to the
 --           thread's next call. Calls of one thread do not overlap; should
 --           they, the later one counts from where it starts. Steps of several
@@ -50,7 +50,9 @@ WITH points AS (
         size_class VARCHAR, stack_id BIGINT
       )
     ) AS call,
-    CAST(NULL AS STRUCT(end_ns BIGINT, is_runnable BOOLEAN)) AS wait
+    CAST(
+      NULL AS STRUCT(end_ns BIGINT, is_runnable BOOLEAN, stack_id BIGINT)
+    ) AS wait
   FROM steps
   INNER JOIN _step_tracks AS tracks
     ON steps.run = tracks.run
@@ -107,7 +109,8 @@ WITH points AS (
     NULL AS call,
     {
       'end_ns': sched.ts_ns + sched.dur_ns,
-      'is_runnable': sched.state = 'runnable'
+      'is_runnable': sched.state = 'runnable',
+      'stack_id': sched.stack_id
     } AS wait
   FROM sched
   INNER JOIN _step_tracks AS tracks
@@ -166,7 +169,9 @@ stretches AS (
   SELECT
     track, step, place,
     'call' AS state,
-    call, ts_ns,
+    call,
+    call['stack_id'] AS stack_id,
+    ts_ns,
     called_ns AS end_ns
   FROM cut
   WHERE called_ns > ts_ns
@@ -175,6 +180,7 @@ stretches AS (
     track, step, place,
     CASE WHEN wait['is_runnable'] THEN 'runnable' ELSE 'off_cpu' END AS state,
     NULL AS call,
+    wait['stack_id'] AS stack_id,
     called_ns AS ts_ns,
     waited_ns AS end_ns
   FROM cut
@@ -184,6 +190,7 @@ stretches AS (
     track, step, place,
     'on_cpu' AS state,
     NULL AS call,
+    NULL AS stack_id,
     waited_ns AS ts_ns,
     end_ns
   FROM cut
@@ -206,7 +213,7 @@ SELECT
   stretches.call['copy_kind'] AS copy_kind,
   stretches.call['host_memory'] AS host_memory,
   stretches.call['size_class'] AS size_class,
-  stretches.call['stack_id'] AS stack_id
+  stretches.stack_id
 FROM stretches
 INNER JOIN _step_tracks AS tracks
   ON stretches.track = tracks.track;

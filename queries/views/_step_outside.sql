@@ -1,6 +1,6 @@
 -- _step_outside: what the time of each step outside of CUDA calls was for.
 -- requires: _step_wall, _step_unknowns
--- grain:    one row per step that has a period, NVTX path and part
+-- grain:    one row per step that has a period, NVTX path, part and stack
 -- columns:
 --   run         VARCHAR  label of the run
 --   track       BIGINT   as in _step_tracks
@@ -10,6 +10,7 @@
 --   path        VARCHAR  as in _driver_stretches
 --   part        VARCHAR  lock_wait, runnable, host_compute, unattributed, as in
 --                        step_parts; launch: launches counted in the kernel
+--   stack_id    BIGINT   of a wait: joins stacks.stack_id; NULL: none was taken
 --   dur_ns      BIGINT   time, ns, > 0
 -- caveats:  launches that were counted are known by the step alone: they are
 --           taken from the time on the CPU of all its paths, each by its share.
@@ -57,13 +58,14 @@ split AS (
 SELECT
   run, track, pid, tid, step_id, path,
   CASE state WHEN 'off_cpu' THEN 'lock_wait' ELSE state END AS part,
-  dur_ns
+  stack_id, dur_ns
 FROM _step_wall
 WHERE state IN ('off_cpu', 'runnable')
 UNION ALL
 SELECT
   run, track, pid, tid, step_id, path,
   CASE WHEN is_known THEN 'host_compute' ELSE 'unattributed' END AS part,
+  NULL AS stack_id,
   dur_ns - launch_ns AS dur_ns
 FROM split
 WHERE dur_ns > launch_ns
@@ -71,6 +73,7 @@ UNION ALL
 SELECT
   run, track, pid, tid, step_id, path,
   'launch' AS part,
+  NULL AS stack_id,
   launch_ns AS dur_ns
 FROM split
 WHERE launch_ns > 0;

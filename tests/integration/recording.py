@@ -30,10 +30,13 @@ def record(
     """`cctrace record -o run OPTIONS -- command`, to its end.
 
     Without ``--sources`` among the options: what needs no BPF, which takes a second
-    to compile and what these tests are not about.
+    to compile and what these tests are not about. Without ``--stacks`` none, which take
+    two more.
     """
     if "--sources" not in options:
         options = ("--sources", "nvtx,processes", *options)
+    if "--stacks" not in options:
+        options = ("--stacks", "none", *options)
     kwargs.setdefault("env", environment())
     return subprocess.run(
         [*CCTRACE, "record", "-o", str(run), *options, "--", *map(str, command)],

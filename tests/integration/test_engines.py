@@ -6,6 +6,7 @@ CCTRACE_VLLM_PYTHON and CCTRACE_HF_PYTHON name interpreters that have the engine
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bpf_here import require_bpf
 from recording import CCTRACE, environment
 
 import cctrace
@@ -51,12 +53,14 @@ def run_program(command: list[str], cwd: Path, **extra: str) -> dict[str, Any]:
 
 
 def recorded(run: Path, python: str, program: str, *arguments: str, **extra: str) -> dict[str, Any]:
-    """Record an example, and return the figures it printed."""
+    """Record an example with all stacks, and return the figures it printed."""
     command = [
         *CCTRACE,
         "record",
         "-o",
         str(run),
+        "--stacks",
+        "all",
         "--",
         python,
         str(EXAMPLES / program),
@@ -85,6 +89,26 @@ def adapters(run: Path) -> dict[str, dict[str, set[str]]]:
         points = found.setdefault(report["adapter"], {"hooked": set(), "missing": set()})
         points["hooked"] |= set(report["hooked"])
         points["missing"] |= set(report["missing"])
+    return found
+
+
+def functions_at(file: Path) -> dict[int, set[str]]:
+    """Qualified names of the functions around each line of a source file."""
+    found: dict[int, set[str]] = {}
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = prefix
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = f"{prefix}{child.name}"
+                inner = f"{name}."
+                if not isinstance(child, ast.ClassDef):
+                    inner = f"{name}.<locals>."
+                    for line in range(child.lineno, (child.end_lineno or child.lineno) + 1):
+                        found.setdefault(line, set()).add(name)
+            visit(child, inner)
+
+    visit(ast.parse(file.read_text("utf-8")), "")
     return found
 
 
@@ -121,6 +145,31 @@ class TestVllm:
         # Each prompt in full, and each generated token but a request's last.
         expected = own["requests"] * 48 + own["generated_tokens"] - own["requests"]
         assert sum(step["tokens"] for step in steps) == expected
+
+    def test_waits_lead_to_vllms_own_lines(self, vllm_run: Recorded) -> None:
+        """Each frame of vLLM's is a line of that function, as its source has it."""
+        require_bpf()
+        path, _ = vllm_run
+        frames = ask(
+            path,
+            "SELECT DISTINCT frame.function, frame.file, frame.line FROM ("
+            "SELECT unnest(frames) AS frame FROM stacks SEMI JOIN sched USING (stack_id)) "
+            "WHERE frame.kind = 'python' AND contains(frame.file, '/site-packages/vllm/')",
+        )
+        named = [f for f in frames if "<" not in f[0].replace("<locals>", "")]
+        assert len(named) > 100
+        sources: dict[str, dict[int, set[str]]] = {}
+        for function, file, line in named:
+            known = sources.setdefault(file, functions_at(Path(file)))
+            assert function in known.get(line, set()), (function, file, line)
+        assert any(function.startswith("EngineCoreProc.") for function, _, _ in named)
+
+    def test_a_flamegraph_adds_up_to_its_steps(self, vllm_run: Recorded) -> None:
+        path, _ = vllm_run
+        command = [*CCTRACE, "flamegraph", str(path), "--format", "folded"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+        leaves = sum(int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines())
+        assert [(leaves,)] == ask(path, "SELECT sum(period_ns)::BIGINT FROM step_parts")
 
     def test_itl_agrees_with_the_engines_own(self, vllm_run: Recorded) -> None:
         path, own = vllm_run

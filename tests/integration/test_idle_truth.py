@@ -93,7 +93,7 @@ def run_case(tmp_path: Path, *switches: str) -> list[Step]:
     logs, run = tmp_path / "truth", tmp_path / "run"
     done = subprocess.run(
         [
-            *(*CCTRACE, "record", "-o", str(run), "-q", "--launches", "full"),
+            *(*CCTRACE, "record", "-o", str(run), "-q", "--launches", "full", "--stacks", "none"),
             *("--sources", "nvtx,processes,cuda,sched", "--"),
             *(sys.executable, str(LOOP), "--sim-dir", str(simcuda_library_dir())),
             *("--steps", str(STEPS), *switches),

@@ -69,7 +69,16 @@ def record(run: Path, profile: str, *command: str | Path) -> Path:
     """Record a program on the simulated device; skips where there is no BPF."""
     require_bpf()
     command_line = [
-        *(*CCTRACE, "record", "-o", str(run), "--sources", "nvtx,processes,cuda"),
+        *(
+            *CCTRACE,
+            "record",
+            "-o",
+            str(run),
+            "--sources",
+            "nvtx,processes,cuda",
+            "--stacks",
+            "none",
+        ),
         *("--launches", "full", "--", sys.executable, *map(str, command)),
     ]
     with subprocess.Popen(
