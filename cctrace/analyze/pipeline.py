@@ -217,12 +217,12 @@ class _Work:
     def _points(
         self, found: Sequence[Loop], density: Density
     ) -> tuple[tuple[Point, ...], ReplayFacts | None]:
-        if not found:
-            return (), None
         limits = self._limits
         slices = chunks.sample(found, density, limits.replay_events, limits.replay_slices)
-        self._look_at(slices)
         self.sample = None if slices is None else tuple(piece.core for piece in slices)
+        if not found:
+            return (), None
+        self._look_at(slices)
         sites, summary = points.find_points(self._excerpt, self._run.label)
         values = {name: getattr(summary, name) for name in ReplayFacts.__dataclass_fields__}
         values["sampled"] = summary.sampled or slices is not None

@@ -17,6 +17,7 @@ from cctrace.analyze import remedies as known
 from cctrace.analyze.candidates import Candidate, Candidates, gather
 from cctrace.analyze.replay import replay as replay_graph
 from cctrace.analyze.sample import MAX_EVENTS, load_sample
+from cctrace.analyze.sentences import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -334,9 +335,10 @@ class _Ranking:
         if self._error is None or abs(self._error) > _GOOD_ERROR:
             low = f"the replay without a change is off by {self._error or 0:.1%}"
         elif self.summary.steps < _FEW_STEPS:
-            low = f"only {self.summary.steps} steps were replayed"
+            one = self.summary.steps == 1
+            low = f"only {self.summary.steps} {'step was' if one else 'steps were'} replayed"
         elif self._sample.counted:
-            low = "launches were counted, not recorded one by one"
+            low = COUNTED
         elif self._sample.unlinked:
             low = "who waits for whom was not recorded (source sched)"
         elif self.summary.stuck:

@@ -103,6 +103,8 @@ def _missing(made: Attribution, run: Run, *, has_calls: bool) -> Iterator[Unknow
         yield sentences.no_steps(has_ranges=run.rows("nvtx") > 0, has_calls=has_calls)
     elif not any(step.periods for step in made.steps):
         yield sentences.no_lengths(sum(step.steps for step in made.steps))
+    elif made.replay is None or not made.replay.steps:
+        yield sentences.too_few_steps(sum(step.periods for step in made.steps))
     sched = sources.get("sched")
     if made.run.imported_from is not None:
         yield sentences.imported(made.run.imported_from, has_sched=run.rows("sched") > 0)

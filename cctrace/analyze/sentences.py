@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cctrace.analyze.attribution import Unknown
+from cctrace.analyze.recording import WARM_UP_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ _NOUNS: Final = {
 }
 _KINDS: Final = {"h2d": "H2D", "d2h": "D2H", "d2d": "D2D", "p2p": "P2P", "h2h": "H2H"}
 _MANY: Final = 3
+COUNTED: Final = "launches were counted, not recorded one by one"  # why figures are trusted less
 
 
 def duration(value_ns: float) -> str:
@@ -140,6 +142,16 @@ def no_lengths(steps: int) -> Unknown:
     """Steps were found, but no two in a row."""
     found = "one step was found, and no next one" if steps == 1 else "no step follows another"
     return Unknown("no_step_lengths", f"ITL and what a step's time is for: {found}")
+
+
+def too_few_steps(periods: int) -> Unknown:
+    """Steps have lengths, but too few follow each other for a replay."""
+    lengths = "1 step has a length" if periods == 1 else f"{periods:,} steps have a length"
+    return Unknown(
+        "too_few_steps",
+        f"which call holds the loop up: {lengths}, and a replay needs {WARM_UP_STEPS + 1} in a row "
+        "to get going; a longer run has them",
+    )
 
 
 def no_sched(source: SourceFact | None) -> Unknown:

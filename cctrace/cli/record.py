@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from cctrace.record.bpf.cuda.source import LaunchMode
     from cctrace.record.bpf.stacks.collector import StackMode
-    from cctrace.record.session import Outcome, Progress
+    from cctrace.record.outcome import Outcome, Progress
     from cctrace.store.manifest import Source
 
 from cctrace.cli import units

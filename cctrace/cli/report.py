@@ -43,7 +43,7 @@ _LEAST_SHARE = 0.0005  # a part below this is not shown
 _POINTS = 3
 _COMMAND = 138  # two lines
 _LINES = 44
-_LEAST_UNKNOWN = 6  # lines for what cannot be said, however much there is to say
+_LEAST_UNKNOWN = 4  # lines for what cannot be said, however much there is to say
 _STEP_ROWS = 4
 _DEVICES = 2
 _MARK = "*"
@@ -270,7 +270,7 @@ def _points(made: Attribution) -> list[str]:
     for point in shown[:_POINTS]:
         lines += _fold(point.sentence, f"  {point.rank}. ")
         if point.called_from:
-            lines += _fold("by " + ", in ".join(point.called_from), "     ")
+            lines.append(_cut(f"     by {harmless(', in '.join(point.called_from))}", _WIDTH))
         lines += _fold(_remedy(point, made.replay), "     -> ")
     if len(made.points) > len(shown[:_POINTS]):
         lines.append(f"  and {len(made.points) - len(shown[:_POINTS])} more: --format json")

@@ -45,7 +45,8 @@ def as_html(session: OpenedRuns) -> bytes:
         if told.sample is not None:
             excerpt.focus(told.sample)
         if is_long:
-            weight, flamegraph = _flamegraph(excerpt, "a sample of the run")
+            about = "the whole run" if told.sample is None else "a sample of the run"
+            weight, flamegraph = _flamegraph(excerpt, about)
         copies = html_page.copy_tolls(excerpt) if made.run.cuda_calls else []
         paths = _look_at_steps(excerpt, [step["step_id"] for step in chosen])
         document = {

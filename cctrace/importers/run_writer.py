@@ -72,6 +72,27 @@ class Clock:
     monotonic_offset_ns: int | None = None
     shift_ns: int = 0
 
+    def from_zero(self, first_ns: int | None) -> Clock:
+        """The same clock, counted from its first event where that would have a negative time.
+
+        Times are at least 0 everywhere: no clock of a recorded run gives any other.
+
+        Args:
+            first_ns: Earliest staged time; None: no event.
+        """
+        before_ns = -((first_ns or 0) + self.shift_ns)
+        if first_ns is None or before_ns <= 0:
+            return self
+        offsets = (self.realtime_offset_ns, self.monotonic_offset_ns)
+        realtime_ns, monotonic_ns = (None if ns is None else ns - before_ns for ns in offsets)
+        return Clock(
+            domain=f"{self.domain}, plus {before_ns} ns: the first event is at 0",
+            source=self.source,
+            realtime_offset_ns=realtime_ns,
+            monotonic_offset_ns=monotonic_ns,
+            shift_ns=self.shift_ns + before_ns,
+        )
+
 
 @dataclass
 class Described:
@@ -223,6 +244,7 @@ def write_run(
         losses.setdefault(source, {})["not_in_file"] = count
     _stage_losses(staging, losses)
     stage_threads(staging, described.thread_names, described.pids)
+    clock = described.clock.from_zero(staging.first_ns)
     added: dict[str, dict[str, Column]] = {}
     joined = join(staging, by_pid=described.by_pid)
     added["cuda_api"], added["gpu_activity"] = joined.calls, joined.activities
@@ -231,11 +253,11 @@ def write_run(
     size_bytes = 0
     for table in TABLES:
         if staging.parts(table):
-            written = _write_table(folder, table, staging, described.clock.shift_ns, added)
+            written = _write_table(folder, table, staging, clock.shift_ns, added)
             tables[table], size_bytes = staging.rows[table], size_bytes + written
     summary = summarize((why, n) for by_reason in losses.values() for why, n in by_reason.items())
     correlation = {"shared_ids": joined.shared_ids, "activities_without_call": joined.unmatched}
-    start, stop = _anchors(staging, described.clock)
+    start, stop = _anchors(staging, clock)
     pid = os.getpid()
     manifest = Manifest(
         cctrace_version=VERSION,
@@ -251,7 +273,7 @@ def write_run(
         events=sum(n for table, n in tables.items() if table not in _NO_EVENTS),
         size_bytes=size_bytes,
         lost=summary.lost_total,
-        options={**options, "tool": described.tool, "clock": _clock_data(described.clock)},
+        options={**options, "tool": described.tool, "clock": _clock_data(clock)},
         warnings=described.warnings,
     )
     manifest.write(folder)

@@ -65,7 +65,10 @@ REASONS: dict[str, Reason] = {
         False, "stack kept, cut at 127 native or Python frames; count: stacks"
     ),
     "stack_unreadable": Reason(
-        False, "stack kept; a Python frame of it could not be read in the kernel; count: stacks"
+        False, "stack kept, cut where a frame could not be read in the kernel; count: stacks"
+    ),
+    "stack_astray": Reason(
+        False, "stack kept, its native part cut where no code lay: no frame pointer; count: stacks"
     ),
     "stack_unresolved": Reason(
         False, "stack kept; Python frames of it have no name: the process was gone; count: frames"

@@ -18,56 +18,75 @@
 --   size_class   VARCHAR  as in call_paths; NULL: no size was told
 --   is_counted   BOOLEAN  launches counted in the kernel
 --   stack_id     BIGINT   joins stacks.stack_id; NULL: none was taken
---   calls        BIGINT   crossings, > 0; they sum to the rows of crossings
+--   calls        HUGEINT  crossings, > 0; they sum to the rows of crossings
 --                         and calls in _counted_once
 --   open_calls   BIGINT   of these such that never returned: without a length
 --   sized_calls  BIGINT   copies whose size is known
---   dur_ns       BIGINT   time in them, ns, >= 0; sums to dur_ns in crossings
+--   dur_ns       HUGEINT  time in them, ns, >= 0; sums to dur_ns in crossings
 --                         and total_ns of _counted_once
---   copied_bytes  BIGINT  bytes copied, >= 0; they sum to size_bytes of the
---                         copies in crossings
+--   copied_bytes  HUGEINT  bytes copied, >= 0; they sum to size_bytes of the
+--                          copies in crossings
 -- params:
 --   phase       VARCHAR = NULL  only what starts in steps of this phase
 --   first_step  BIGINT = NULL   only what starts in steps from this number on
 --   last_step   BIGINT = NULL   only what starts in steps up to this number
 --   thread      VARCHAR = NULL  only threads of this number or name
 -- caveats:  a step counts here, on all threads, from its start to the end of
---           its period or, where that is not known, of its own range; steps of
---           several engines at the same time are not told apart. Counted
---           launches are where their window starts, and only those seen where
+--           its period or, where that is not known, of its own range; what
+--           starts in steps of several engines counts once. Counted launches
+--           are where their window starts, and only those seen where
 --           they were sampled.
-WITH placed AS (
+WITH chosen AS (
+  SELECT
+    -- Until when those that began so far last: what starts before that is in
+    -- one of them, however they overlap.
+    run, ts_ns,
+    max(ts_ns + coalesce(period_ns, dur_ns))
+      OVER (PARTITION BY run ORDER BY ts_ns) AS end_ns
+  FROM steps
+  WHERE ($phase IS NULL OR phase = $phase)
+    AND ($first_step IS NULL OR step_id >= $first_step)
+    AND ($last_step IS NULL OR step_id <= $last_step)
+),
+
+stepped AS (
   SELECT
     calls.run, calls.pid, calls.tid, calls.ts_ns, calls.dur_ns,
     calls."class", calls.api, calls.copy_kind, calls.host_memory,
     calls.size_class, calls.stack_id,
     CASE WHEN calls."class" = 'copy' THEN calls.size_bytes END AS copied_bytes,
-    CASE WHEN paths.ts_ns IS NULL THEN '' ELSE paths.path END AS path
+    chosen.end_ns
   FROM _program_calls AS calls
-  ASOF LEFT JOIN _nvtx_paths AS paths
-    ON calls.run = paths.run
-    AND calls.pid = paths.pid
-    AND calls.tid = paths.tid
-    AND calls.ts_ns >= paths.ts_ns
+  ASOF LEFT JOIN chosen
+    ON calls.run = chosen.run
+    AND calls.ts_ns >= chosen.ts_ns
   WHERE calls.is_crossing
 ),
 
-stepped AS (
+kept AS (
   SELECT
-    placed.run, placed.pid, placed.tid, placed.dur_ns, placed."class",
-    placed.api, placed.copy_kind, placed.host_memory, placed.size_class,
-    placed.stack_id, placed.copied_bytes, placed.path,
-    steps.step_id, steps.phase,
-    coalesce(
-      placed.ts_ns < steps.ts_ns + coalesce(steps.period_ns, steps.dur_ns),
-      FALSE
-    ) AS is_inside
-  FROM placed
-  ASOF LEFT JOIN steps
-    ON placed.run = steps.run
-    AND placed.ts_ns >= steps.ts_ns
+    run, pid, tid, ts_ns, dur_ns, "class", api, copy_kind, host_memory,
+    size_class, stack_id, copied_bytes
+  FROM stepped
+  WHERE ts_ns < end_ns
+    OR ($phase IS NULL AND $first_step IS NULL AND $last_step IS NULL)
 ),
 
+placed AS (
+  SELECT
+    kept.run, kept.pid, kept.tid, kept.dur_ns, kept."class", kept.api,
+    kept.copy_kind, kept.host_memory, kept.size_class, kept.stack_id,
+    kept.copied_bytes,
+    CASE WHEN paths.ts_ns IS NULL THEN '' ELSE paths.path END AS path
+  FROM kept
+  ASOF LEFT JOIN _nvtx_paths AS paths
+    ON kept.run = paths.run
+    AND kept.pid = paths.pid
+    AND kept.tid = paths.tid
+    AND kept.ts_ns >= paths.ts_ns
+),
+
+-- Sums are HUGEINT: sizes and lengths are what programs say, however absurd.
 recorded AS (
   SELECT
     run, pid, tid, path, "class", api, copy_kind, host_memory, size_class,
@@ -76,12 +95,9 @@ recorded AS (
     count(*) AS calls,
     count(*) - count(dur_ns) AS open_calls,
     count(copied_bytes) AS sized_calls,
-    CAST(coalesce(sum(dur_ns), 0) AS BIGINT) AS dur_ns,
-    CAST(coalesce(sum(copied_bytes), 0) AS BIGINT) AS copied_bytes
-  FROM stepped
-  WHERE ($phase IS NULL OR (is_inside AND phase = $phase))
-    AND ($first_step IS NULL OR (is_inside AND step_id >= $first_step))
-    AND ($last_step IS NULL OR (is_inside AND step_id <= $last_step))
+    coalesce(sum(dur_ns), 0) AS dur_ns,
+    coalesce(sum(copied_bytes), 0) AS copied_bytes
+  FROM placed
   GROUP BY
     run, pid, tid, path, "class", api, copy_kind, host_memory, size_class,
     stack_id
@@ -89,27 +105,22 @@ recorded AS (
 
 windows AS (
   SELECT
-    counted.run, counted.pid, counted.tid, counted."class", counted.api,
-    counted.calls, counted.total_ns, steps.step_id, steps.phase,
-    coalesce(
-      counted.ts_ns < steps.ts_ns + coalesce(steps.period_ns, steps.dur_ns),
-      FALSE
-    ) AS is_inside
+    counted.run, counted.pid, counted.tid, counted.ts_ns, counted."class",
+    counted.api, counted.calls, counted.total_ns, chosen.end_ns
   FROM _counted_once AS counted
-  ASOF LEFT JOIN steps
-    ON counted.run = steps.run
-    AND counted.ts_ns >= steps.ts_ns
+  ASOF LEFT JOIN chosen
+    ON counted.run = chosen.run
+    AND counted.ts_ns >= chosen.ts_ns
 ),
 
 counted AS (
   SELECT
     run, pid, tid, "class", api,
-    CAST(sum(calls) AS BIGINT) AS calls,
-    CAST(sum(total_ns) AS BIGINT) AS dur_ns
+    sum(calls) AS calls,
+    sum(total_ns) AS dur_ns
   FROM windows
-  WHERE ($phase IS NULL OR (is_inside AND phase = $phase))
-    AND ($first_step IS NULL OR (is_inside AND step_id >= $first_step))
-    AND ($last_step IS NULL OR (is_inside AND step_id <= $last_step))
+  WHERE ts_ns < end_ns
+    OR ($phase IS NULL AND $first_step IS NULL AND $last_step IS NULL)
   GROUP BY run, pid, tid, "class", api
 ),
 

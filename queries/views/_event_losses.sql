@@ -21,5 +21,7 @@ WHERE source IN ('cuda', 'sched', 'nvtx', 'bpf', 'recorder')
     'string_table_full', 'unmatched_pop', 'truncated_string', 'bad_ring',
     'bad_frame', 'bad_dictionary', 'bad_message', 'untraced', 'unknown_key',
     'unreadable_argument', 'bad_argument', 'partial_size', 'ranges_full',
-    'late_attach'
+    'late_attach', 'stack_ring_full', 'stack_map_full', 'stack_truncated',
+    'stack_unreadable', 'stack_astray', 'stack_unresolved', 'stack_failed',
+    'stack_unknown'
   );

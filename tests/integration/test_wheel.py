@@ -120,7 +120,11 @@ def test_wheel_holds_what_the_tree_holds(wheel: Path) -> None:
     expected |= {
         f"cctrace/_native/libcctrace_{name}.so" for name in ("agent", "audit", "emit", "host")
     }
-    expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "cctrace").rglob("*.py")}
+    expected |= {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.css", "*.js", "*.html")
+        for path in (ROOT / "cctrace").rglob(pattern)
+    }
     # WHEN the wheel is opened
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     # THEN it has all of them and nothing else but CMake's lists

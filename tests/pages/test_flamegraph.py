@@ -117,6 +117,26 @@ def test_the_keyboard_alone_will_do(open_page: OpenPage, drawn: Path) -> None:
     assert _shown(opened)["step"] == pytest.approx(1000)
 
 
+@pytest.mark.parametrize("key", ["Enter", "Escape"])
+def test_the_focus_comes_back_from_a_button_that_disables_itself(
+    open_page: OpenPage, drawn: Path, key: str
+) -> None:
+    opened = open_page(drawn, width=1020)
+    page = opened.page
+    focused = "document.activeElement.querySelector('title')?.textContent.split('\\n')[0]"
+    page.locator("svg.f[tabindex='0']").focus()
+    for pressed in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(pressed)
+    assert page.evaluate(focused) == "main (100)"
+    page.locator("button").focus()
+    page.keyboard.press(key)
+    # THEN all is shown, and the arrows go on from the frame that was chosen for it
+    assert page.locator("button").is_disabled()
+    assert page.evaluate(focused) == "all"
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(focused) == "python3 (100)"
+
+
 def test_dark_mode_has_colours_of_its_own(open_page: OpenPage, drawn: Path) -> None:
     fill = "getComputedStyle(document.querySelector('.page')).fill"
     light, dark = (open_page(drawn, scheme=scheme) for scheme in ("light", "dark"))

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hostile import NAMES as UNSEEN
 from page_runs import (
     NAMES,
     busy_run,
@@ -17,6 +18,8 @@ from page_runs import (
 )
 from report_runs import crossing_rows, step_rows
 from runs import make_run
+
+from cctrace.store.text import harmless
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -322,6 +325,14 @@ def test_nothing_that_the_target_wrote_runs(open_page: OpenPage, tmp_path: Path)
     assert "\\x1b[31m" in text
     assert "\u202e" not in text
     assert opened.overflow_px() == 0
+
+
+def test_the_page_writes_out_what_every_other_output_does(open_page: OpenPage, busy: Path) -> None:
+    opened = shown(open_page, busy)
+    texts = [*UNSEEN.values(), "\u2764\ufe0f \xa9\ufe0e a\ufe0f 1\ufe0f \U000e0041 \u3000 \u3164"]
+    assert opened.page.evaluate("texts => texts.map(shown)", texts) == [
+        harmless(text) for text in texts
+    ]
 
 
 def test_an_injected_script_is_refused(open_page: OpenPage, busy: Path, tmp_path: Path) -> None:

@@ -90,6 +90,66 @@ def test_what_starts_in_a_step_is_the_steps(run: Path) -> None:
     )
 
 
+def test_a_call_in_steps_of_two_threads_is_in_either(tmp_path: Path) -> None:
+    # GIVEN a short step of another thread within the first step of the main one
+    spans = [
+        *(span(at, 900, "step", domain="a", category="decode") for at in (0, 1000, 2000)),
+        span(200, 50, "step", domain="b", tid=101, category="prefill"),
+    ]
+    calls = [copy(150, 10, 64), copy(210, 7, 64), copy(500, 200, 64), copy(1500, 100, 64)]
+    run = small_run(tmp_path, nvtx=spans, cuda_api=calls, cuda_launches=[window(500, 13)])
+    # THEN what comes behind the short step is still in the long one
+    chosen = {"weight": "blocked", "first_step": 1, "last_step": 1}
+    assert fold(run, "thread", **chosen) == "main (100) 230\n"
+    assert fold(run, "thread", weight="blocked", phase="decode") == "main (100) 330\n"
+    assert fold(run, "thread", weight="blocked", phase="prefill") == "main (100) 7\n"
+
+
+_AT = st.integers(0, 400)
+_STEPS_OF = st.lists(st.tuples(_AT, st.integers(0, 90)), max_size=7)
+
+
+@settings(max_examples=31, deadline=None)
+@given(
+    steps=st.dictionaries(st.sampled_from([100, 101, 102]), _STEPS_OF, min_size=1),
+    starts=st.lists(_AT, min_size=1, max_size=31),
+    numbers=st.tuples(st.integers(1, 9), st.integers(1, 9)).map(sorted),
+)
+def test_any_steps_that_overlap(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: dict[int, list[tuple[int, int]]],
+    starts: list[int],
+    numbers: list[int],
+) -> None:
+    first, last = numbers
+    spans = [
+        span(at, dur_ns, "step", domain=f"d{tid}", tid=tid)
+        for tid, own in steps.items()
+        for at, dur_ns in own
+    ]
+    calls = [copy(at, 1, 64, tid=103) for at in starts]
+    run = small_run(tmp_path_factory.mktemp("any"), nvtx=spans, cuda_api=calls)
+    with cctrace.open(run) as session:
+        found = session.sql(
+            "SELECT step_id, ts_ns, ts_ns + coalesce(period_ns, dur_ns) FROM steps"
+        ).fetchall()
+        chosen = {"first_step": first, "last_step": last}
+        rows = session.report("flame_crossings", chosen).arrow().to_pylist()
+    within = [(start, end) for step_id, start, end in found if first <= step_id <= last]
+    assert sum(int(row["calls"]) for row in rows) == sum(
+        any(start <= at < end for start, end in within) for at in starts
+    )
+
+
+def test_sizes_that_are_absurd_are_added_up_exactly(tmp_path: Path) -> None:
+    most = 2**63 - 1
+    calls = [copy(500, 200, most), copy(750, 20, most), call(150, 50, "launch")]
+    run = small_run(tmp_path, cuda_api=calls)
+    assert fold(run, "thread", weight="bytes") == f"main (100) {2 * most}\n"
+    assert fold(run, "thread", weight="blocked") == "main (100) 270\n"
+    assert fold(run, "thread", weight="count") == "main (100) 3\n"
+
+
 def test_threads_by_number_and_by_name(run: Path) -> None:
     for thread in ("101", "copier"):
         assert fold(run, "thread", weight="blocked", thread=thread) == "copier (101) 100\n"

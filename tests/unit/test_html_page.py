@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from flame_rows import fold, svg_frames
 from page_runs import (
     NAMES,
     busy_run,
@@ -18,12 +19,16 @@ from page_runs import (
     policy_of,
     rendered,
 )
+from part_rows import copy
 from report_runs import MS, STEP_NS, crossing_rows, step_rows
 from runs import START, make_run
 
+from cctrace.analyze import pipeline
+from cctrace.cli import report_page
 from cctrace.errors import CctraceError
 from cctrace.exporters.html_page import page as page_module
-from cctrace.exporters.html_page.timelines import EVENTS, _coarse
+from cctrace.exporters.html_page import timelines
+from cctrace.exporters.html_page.timelines import EVENTS, _coarse, _work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,6 +222,98 @@ def test_a_long_path_is_joined_where_it_is_fine() -> None:
     assert ends[-1] == sum(lengths)
     assert sum(piece["dur_ns"] == 1_000 for piece in coarse) == lengths.count(1_000)
     assert sum(piece["count"] for piece in coarse) == len(lengths)
+
+
+def _on_stream(stream: int, start_ns: float, dur_ns: float) -> Json:
+    return {**_piece(0, 0), "kind": "device", "stream": stream, "start_ns": start_ns,
+            "dur_ns": dur_ns, "call": {"api": "cudaLaunchKernel"}}  # fmt: skip
+
+
+def test_work_back_to_back_on_a_stream_is_joined() -> None:
+    # GIVEN two streams without a gap, their pieces in turn, every 17th of one long
+    lengths = [1_000.5 if i % 17 == 0 else 3.25 for i in range(5_003)]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    pieces = [_on_stream(s, a, b) for a, b in zip(starts, lengths, strict=True) for s in (7, 13)]
+    work, left_out = _work(pieces)
+    # THEN none is lost, and each stream still is busy to its end
+    assert (len(work) <= EVENTS, left_out) == (True, 0)
+    assert sum(piece["count"] for piece in work) == 2 * 5_003
+    for stream in (7, 13):
+        own = [piece for piece in work if piece["stream"] == stream]
+        ends = [piece["start_ns"] + piece["dur_ns"] for piece in own]
+        assert [piece["start_ns"] for piece in own] == pytest.approx([0, *ends[:-1]])
+        assert ends[-1] == pytest.approx(sum(lengths))
+        assert sum(piece["dur_ns"] == 1_000.5 for piece in own) == lengths.count(1_000.5)
+    # AND what is of several calls is called after none
+    assert all((piece["call"] is None) == (piece["count"] > 1) for piece in work)
+
+
+def test_of_work_with_gaps_the_longest_is_kept_and_the_rest_counted() -> None:
+    # GIVEN more pieces than are shown, none beside another, the last ones the longest
+    pieces = [_on_stream(7, 100 * i, 5 if i < 2_000 else 50) for i in range(2_011)]
+    work, left_out = _work(pieces)
+    assert (len(work), left_out) == (EVENTS, 511)
+    assert work[-11:] == pieces[-11:]
+    # AND of as long ones those are kept that lie over all of the step
+    kept = [piece["start_ns"] // 100 for piece in work if piece["dur_ns"] == 5]
+    assert sum(at >= 1_000 for at in kept) == pytest.approx(len(kept) / 2, rel=0.05)
+    assert kept == sorted(kept)
+
+
+def test_few_pieces_of_work_are_as_they_were() -> None:
+    pieces = [_on_stream(7, 3 * i, 3) for i in range(EVENTS)]
+    assert _work(pieces) == (pieces, 0)
+
+
+def test_inferred_work_that_is_left_out_is_told_only_where_it_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is a range and four calls, which the device works for; two of each are shown."""
+    monkeypatch.setattr(timelines, "EVENTS", 2)
+    monkeypatch.setattr(timelines, "_TOUCHING_NS", -STEP_NS)  # nothing is joined
+    kernel = {"dur_ns": 9 * MS, "class": "kernel", "name": "k", "device": 0, "stream": 7}
+    recorded = [{**kernel, "ts_ns": i * STEP_NS + MS // 2} for i in range(7)]
+    left_out = {}
+    for name, activity in (("inferred", []), ("recorded", recorded)):
+        run = busy_run(tmp_path / name, steps=7, gpu_activity=activity)
+        steps = document_of(page_of(run))["timelines"]["steps"]
+        step = next(step for step in steps if "first 2" in step["reasons"])
+        assert len(step["device"]["ts_ns"]) == 2
+        left_out[name] = step["left_out"]
+    assert left_out == {"inferred": (5 - 2) + (4 - 2), "recorded": 6 - 2}
+
+
+def test_a_thread_has_its_last_name_as_in_the_flamegraph(tmp_path: Path) -> None:
+    told = [
+        {"ts_ns": 5, "name": "engine"},
+        {"ts_ns": 0, "name": "python"},
+        {"ts_ns": 7, "name": None},
+    ]
+    run = busy_run(tmp_path, steps=7, threads=told)
+    steps = document_of(page_of(run))["timelines"]["steps"]
+    assert {track["name"] for step in steps for track in step["tracks"]} == {"engine"}
+    assert fold(run).startswith("true (100);engine (100);")
+
+
+@pytest.mark.parametrize("steps", [0, 31])
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_long_run_has_the_flamegraph_of_a_sample_with_steps_or_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *, is_short: bool
+) -> None:
+    """31 readbacks of 7 ns, a step apart; a run of more than 10 events is called long."""
+    limits = pipeline.Limits() if is_short else pipeline.Limits(replay_events=12)
+    monkeypatch.setattr(pipeline, "limits_for", lambda _: limits)
+    monkeypatch.setattr(report_page, "_MANY_EVENTS", 10)
+    calls = [copy(i * STEP_NS + 5, 7, 64) for i in range(31)]
+    page = page_of(make_run(tmp_path, nvtx=step_rows(steps), cuda_api=calls))
+    found = re.search(r'id="flamegraph-svg">(.*?)</script>', page)
+    assert found is not None
+    svg = json.loads(found[1])
+    assert document_of(page)["flamegraph_sampled"] == (not is_short)
+    assert ("a sample of the run" in svg, "the whole run" in svg) == (not is_short, is_short)
+    if not steps:
+        shown_ns = int(svg_frames(svg)[0].attrib["data-w"])
+        assert shown_ns == 31 * 7 if is_short else 0 < shown_ns < 31 * 7
 
 
 def test_a_million_steps_are_no_more_in_the_page_than_two_thousand(busy_page: str) -> None:

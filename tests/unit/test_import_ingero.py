@@ -62,6 +62,16 @@ def test_calls(tmp_path: Path) -> None:
     assert stacks[6] == []
 
 
+def test_an_interval_from_before_zero_is_moved_to_zero(tmp_path: Path) -> None:
+    # GIVEN a switch at 600 ns, after 701 ns off the CPU
+    early = {**EVENT, "source": 3, "op": 1, "timestamp": 600, "duration": 701}
+    run, done = imported(ingero_file(tmp_path / "i.db", [early, {**EVENT, "op": 3}]), "ingero")
+    assert rows(run, "sched", "ts_ns", "dur_ns") == [(0, 701)]
+    assert rows(run, "cuda_api", "ts_ns") == [(NOW + 101,)]
+    clock = done.manifest.options["clock"]
+    assert (clock["shift_ns"], clock["realtime_offset_ns"]) == (101, -101)
+
+
 def test_off_cpu_interval_ends_at_its_event(tmp_path: Path) -> None:
     # GIVEN a switch, written when the thread came back after 700 ns, and other events
     host = {**EVENT, "source": 3}

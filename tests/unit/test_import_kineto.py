@@ -24,8 +24,13 @@ from import_files import (
     refusal,
     rows,
 )
+from page_runs import document_of
+from perfetto_trace import parse
 
+from cctrace.analyze.opened import open_session
+from cctrace.cli.report_page import as_html
 from cctrace.errors import CctraceError
+from cctrace.exporters.perfetto import write_perfetto
 from cctrace.importers import json_stream, kineto
 from cctrace.importers.json_stream import Number
 from cctrace.store.connection import RUNS_COLUMNS
@@ -112,6 +117,34 @@ def test_times_from_a_base_behind_the_events(tmp_path: Path) -> None:
     assert done.manifest.start.realtime_ns == base + 5003
     assert done.manifest.options["clock"]["realtime_offset_ns"] == 0
     assert done.manifest.options["clock"]["shift_ns"] == base
+
+
+def test_times_before_zero_are_moved_to_zero_and_shown(tmp_path: Path) -> None:
+    # GIVEN thirteen steps that begin 500 us before the origin of the file's times
+    events: list[dict[str, Any]] = []
+    for i in range(13):
+        step = {**OP, "cat": "user_annotation", "name": f"ProfilerStep#{i}"}
+        events += [
+            {**step, "ts": 100 * i - 500, "dur": 100},
+            {**CALL, "name": "cudaLaunchKernel", "ts": 100 * i - 490, "dur": 5},
+        ]
+    run, done = imported(kineto_file(tmp_path / "t.json", events), "kineto")
+    # THEN the first event is at 0, the others as far from it as they were
+    assert [row[0] for row in rows(run, "nvtx", "ts_ns")] == [100_000 * i for i in range(13)]
+    assert [row[0] for row in rows(run, "cuda_api", "ts_ns")][:2] == [10_000, 110_000]
+    assert {row[0] for row in rows(run, "threads", "ts_ns")} == {0}
+    # AND the mapping that is kept leads back to what the file has
+    clock = done.manifest.options["clock"]
+    assert (clock["shift_ns"], clock["realtime_offset_ns"]) == (500_000, -500_000)
+    assert "plus 500000 ns" in clock["domain"]
+    assert done.manifest.start.realtime_ns == -500_000
+    # AND each format shows the run
+    with open_session(run) as session:
+        assert document_of(as_html(session).decode())["report"]["steps"][0]["steps"] == 13
+    with (tmp_path / "trace").open("wb") as stream:
+        write_perfetto(Run(run), stream)
+    trace = parse(tmp_path / "trace")
+    assert [made.ts_ns for made in trace.of("cuda_api")][:2] == [10_000, 110_000]
 
 
 def test_no_digit_of_a_time_is_lost(tmp_path: Path) -> None:

@@ -200,6 +200,27 @@ def test_clocks(
         assert done.manifest.start.realtime_ns == 100 + realtime_offset
 
 
+def test_times_before_the_capture_are_moved_to_zero(tmp_path: Path) -> None:
+    # GIVEN events that a --ts-shift has moved to before the start of the capture
+    span = {"eventType": 59, "globalTid": global_tid(), "text": "a"}
+    path = nsys_file(
+        tmp_path / "r.sqlite",
+        [],
+        NVTX_EVENTS=[{**span, "start": -907, "end": -900}, {**span, "start": 11, "end": 18}],
+        TARGET_INFO_SESSION_START_TIME=[SESSION],
+        META_DATA_EXPORT=[{"name": "EXPORT_PARAM_TIME_SHIFT", "value": "-1000"}],
+    )
+    run, done = imported(path, "nsys")
+    # THEN the first is at 0, and the offsets still give its moments on the other clocks
+    assert rows(run, "nvtx", "ts_ns", "dur_ns") == [(0, 7), (918, 7)]
+    clock = done.manifest.options["clock"]
+    assert clock["shift_ns"] == 907
+    assert clock["realtime_offset_ns"] == UTC_NS + 1000 - 907
+    assert clock["monotonic_offset_ns"] == SYSTEM_NS + 1000 - 907
+    assert done.manifest.start.monotonic_ns == 0
+    assert done.manifest.start.realtime_ns == UTC_NS + 1000 - 907
+
+
 def test_facts_and_what_is_not_taken(tmp_path: Path) -> None:
     # GIVEN a file with the machine's facts, the target's environment in it, and a warning
     path = nsys_file(

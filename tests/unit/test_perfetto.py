@@ -20,6 +20,7 @@ from cctrace.errors import CctraceError
 from cctrace.exporters.perfetto import trace as exporter
 from cctrace.exporters.perfetto import write_perfetto
 from cctrace.exporters.perfetto.lanes import OPEN_NS, Lanes
+from cctrace.store.manifest import Anchor
 from cctrace.store.run import Run
 
 if TYPE_CHECKING:
@@ -410,6 +411,23 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     assert "WARNING: 15 of" in done.stderr
     assert f"Wrote {output} (" in done.stderr
     assert len(parse(output).of("cuda_api")) == 7
+
+
+@pytest.mark.parametrize("first_ns", [-1, -(2**62)])
+def test_a_negative_time_is_refused(tmp_path: Path, first_ns: int) -> None:
+    run = make_run(tmp_path, cuda_api=[call(first_ns, 7, "cudaLaunchKernel", "launch")])
+    with pytest.raises(CctraceError, match=rf"negative time, {first_ns} ns \(_trace") as raised:
+        exported(run)
+    assert (raised.value.exit_code, bool(raised.value.hint)) == (4, True)
+
+
+def test_a_negative_start_is_refused_and_a_negative_date_left_out(tmp_path: Path) -> None:
+    clocks = {"start": Anchor(0, -5, 0), "stop": Anchor(7, 2, 7)}
+    trace = exported(make_run(tmp_path, manifest=clocks))
+    assert [len(clocks) for clocks in trace.clocks] == [2, 3]
+    early = make_run(tmp_path, "early", manifest={"start": Anchor(-1, 5, -1)})
+    with pytest.raises(CctraceError, match="negative time, -1 ns"):
+        exported(early)
 
 
 def test_two_runs_are_refused(run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,28 @@ def test_a_terminal_gets_no_control_characters_and_no_parquet(run: Path) -> None
 
 def test_harmless_text_has_no_control_characters() -> None:
     assert harmless("a\tb\x00\x9b\u2028é\U0001f600") == "a\\tb\\x00\\x9b\\u2028é\U0001f600"
+
+
+def test_what_is_not_seen_in_a_text_is_written_out() -> None:
+    """Every code point: by its category, and as the Unicode database lists what is ignorable."""
+    for code in range(sys.maxunicode + 1):
+        text = chr(code)
+        if unicodedata.category(text) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+            assert harmless(text).isascii(), hex(code)
+    ignorable = "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180e\u180f\u200b\u200f\u202a\u2060"
+    ignorable += "\u2065\u206f\u3164\ufe00\ufe0f\ufeff\uffa0\ufff0\ufff8\U0001bca0\U0001d173"
+    ignorable += "\U000e0000\U000e0001\U000e007f\U000e0100\U000e01ef\U000e0fff"
+    assert all(harmless(character).isascii() for character in ignorable)
+    assert harmless("a\xad\u3164\U000e0041") == "a\\xad\\u3164\\U000e0041"
+    # AND letters of all scripts, marks on them and symbols are as they were
+    letters = "größe e\u0301 日本語 עברית हिन्दी 한국어 \U0001f600 \u3000 ⠿"
+    assert harmless(letters) == letters
+
+
+def test_a_variation_selector_stays_behind_a_symbol_alone() -> None:
+    assert harmless("\u2764\ufe0f \xa9\ufe0e") == "\u2764\ufe0f \xa9\ufe0e"
+    assert harmless("a\ufe0fb \u2764\ufe0f\ufe0f") == "a\\ufe0fb \u2764\ufe0f\\ufe0f"
+    assert harmless("\ufe0f") == "\\ufe0f"
 
 
 def test_an_output_is_not_overwritten_unless_forced(run: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_runs import POINT, REPLAY, attribution, step_rows
+from part_rows import SCHED
+from report_runs import MS, POINT, REPLAY, STEP_NS, attribution, crossing_rows, step_rows
 from runs import make_run
 
+from cctrace.analyze.sentences import COUNTED
 from cctrace.analyze.verdict import verdict
 
 if TYPE_CHECKING:
@@ -71,6 +73,58 @@ def test_nothing_holds_the_loop_up(plain: Attribution) -> None:
     assert (said.kind, said.because) == ("even", "")
     assert said.sentence == "A step takes 12.3 ms, and no call holds the loop up."
     assert not said.trust.startswith("an estimate")
+
+
+def test_counted_launches_are_no_calls_that_hold_nothing_up(tmp_path: Path) -> None:
+    """Steps of 10 ms, 9 ms of each in launches that were counted and have no row of their own."""
+    windows = [
+        {"ts_ns": i * STEP_NS, "window_ns": STEP_NS, "api": "cudaLaunchKernel", "stream": 7,
+         "calls": 907, "total_ns": 9 * MS, "max_ns": 20_000, "histogram": [0, 907]}
+        for i in range(31)
+    ]  # fmt: skip
+    run = make_run(tmp_path, nvtx=step_rows(31), cuda_launches=windows, manifest=SCHED)
+    found = attribution(run)
+    assert (found.run.cuda_calls, found.run.launches_counted) == (0, 31 * 907)
+    said = verdict(found)
+    assert said.kind == "counted"
+    assert said.sentence == (
+        "A decode step takes 10.0 ms; launches were counted, not replayed, and are 90.0% of "
+        "the step."
+    )
+    assert "launches were counted, not recorded one by one" in said.trust
+
+
+def test_launches_counted_outside_of_steps_are_told_of(plain: Attribution) -> None:
+    run = replace(plain.run, cuda_calls=7, launches_counted=1_009)
+    said = verdict(replace(plain, run=run, replay=REPLAY))
+    assert said.kind == "even"
+    assert said.sentence == (
+        "A decode step takes 12.3 ms; launches were counted, not replayed, and no other call "
+        "holds the loop up."
+    )
+
+
+@pytest.mark.parametrize("reason", ["", COUNTED])
+def test_counting_is_a_reason_to_trust_less_and_told_once(plain: Attribution, reason: str) -> None:
+    found = made(plain, confidence_reason=reason)
+    said = verdict(replace(found, run=replace(found.run, launches_counted=1_009)))
+    assert said.trust.count(COUNTED) == 1
+
+
+@pytest.mark.parametrize(("steps", "kind"), [(2, "silent"), (4, "silent"), (5, "change")])
+def test_too_few_steps_to_replay(tmp_path: Path, steps: int, kind: str) -> None:
+    found = attribution(make_run(tmp_path, nvtx=step_rows(steps), cuda_api=crossing_rows(steps)))
+    assert verdict(found).kind == kind
+    few = [unknown.code for unknown in found.cannot_say].count("too_few_steps")
+    assert few == (kind == "silent")
+    if few:
+        have = "1 step has a length" if steps == 2 else "3 steps have a length"
+        assert verdict(found).because == (
+            f"Nor can it say which call holds the loop up: {have}, and a replay needs 4 in a row "
+            "to get going; a longer run has them."
+        )
+    else:
+        assert found.points[0].confidence_reason == "only 1 step was replayed"
 
 
 def test_steps_without_calls(plain: Attribution) -> None:

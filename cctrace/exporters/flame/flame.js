@@ -200,7 +200,10 @@
   box.appendChild(bar);
   head.appendChild(box);
   field.addEventListener("input", () => search(field.value));
-  reset.addEventListener("click", () => zoom(top));
+  reset.addEventListener("click", () => {
+    zoom(top);
+    choose(current, true); // a button that is disabled loses the focus, to nobody
+  });
 
   // --- keyboard: one frame is in the order of Tab, arrows go from it
 
@@ -250,7 +253,7 @@
       } else if (zoomed !== top) {
         zoom(top);
       }
-      if (typing) choose(current, true);
+      if (typing || event.target === reset) choose(current, true);
       event.preventDefault();
     } else if (!typing && event.target !== reset) {
       if (event.key === "Enter" || event.key === " ") {

@@ -200,6 +200,6 @@ def _notes(selection: Selection, rows: Sequence[dict[str, Any]]) -> Iterable[str
     if weight == "blocked" and (left := sum(row["open_calls"] for row in rows)):
         yield f"calls that never returned: {left:,}; they have no length, and are not shown"
     if weight == "bytes":
-        copies = sum(row["calls"] for row in rows if row["class"] == "copy")
+        copies = sum(int(row["calls"]) for row in rows if row["class"] == "copy")
         if left := copies - sum(row["sized_calls"] for row in rows):
             yield f"copies of unknown size: {left:,} of {copies:,}; they are not shown"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EVENTS: Final = 1_500  # of a step, the longest; the page says how many there are beyond
 _WORD_LENGTH: Final = 300  # characters of a name that are kept
 _NO_WORD: Final = 0
+_TOUCHING_NS: Final = 1  # replayed times are not whole
+_STRIDE: Final = 7_919  # prime: of pieces of one length those that are kept are spread out
 _TRACK: Final = ("kind", "pid", "tid", "device", "stream")
 _PARTS: Final = (
     "queue_wait",
@@ -88,6 +90,10 @@ def step_timelines(
     _add_parts(session, steps)
     rows = session.report("step_timeline", {"steps": asked, "most": EVENTS})
     _add_events(rows, steps, starts, words)
+    for step in steps.values():
+        work_left_out = step.pop("work_left_out")
+        if all(track["kind"] != "device" for track in step["tracks"]):  # else it is not drawn
+            step["left_out"] += work_left_out
     _name_threads(session, steps)
     return {"words": words.all, "steps": list(steps.values())}
 
@@ -141,7 +147,7 @@ def _track(event: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _name_threads(session: Session, steps: Mapping[int, Json]) -> None:
-    names = {(pid, tid): name for pid, tid, name in _rows(session, "threads", "name")}
+    names = {(pid, tid): name for pid, tid, name in _rows(session, "_thread_names", "thread")}
     roles = {(pid, tid): role for pid, tid, role in _rows(session, "thread_roles", "role")}
     for step in steps.values():
         for track in step["tracks"]:
@@ -157,13 +163,56 @@ def _rows(session: Session, view: str, column: str) -> list[tuple[Any, ...]]:
 
 def _path(path: Mapping[str, Any] | None, words: _Words) -> Json:
     if path is None:
-        return {"path": None, "device": None, "replayed_ns": None, "is_hidden": None}
+        nothing = dict.fromkeys(("path", "device", "replayed_ns", "is_hidden"))
+        return {**nothing, "work_left_out": 0}
+    work, left_out = _work(path["device"])
     return {
         "path": _pieces(_coarse(path["pieces"]), words),
-        "device": _pieces(path["device"][:EVENTS], words),
+        "device": _pieces(work, words),
         "replayed_ns": round(path["replayed_ns"]),
         "is_hidden": path["is_hidden"],
+        "work_left_out": left_out,
     }
+
+
+def _longest(pieces: Sequence[Mapping[str, Any]], most: int) -> set[int]:
+    """Places of the longest pieces."""
+    count = len(pieces)
+    order = sorted(
+        range(count), key=lambda at: (-round(pieces[at]["dur_ns"]), at * _STRIDE % count)
+    )
+    return set(order[:most])
+
+
+def _work(pieces: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], int]:
+    """Work of devices, and how many pieces of it are left out.
+
+    Where there is too much, short pieces that follow each other on a stream are joined; if
+    that is not enough, the longest are kept.
+    """
+    if len(pieces) <= EVENTS:
+        return pieces, 0
+    kept = _longest(pieces, EVENTS // 2)
+    found: list[dict[str, Any]] = []
+    open_at: dict[tuple[Any, Any], dict[str, Any] | None] = {}  # by stream: what may go on
+    for at, piece in enumerate(pieces):
+        stream = piece["pid"], piece["stream"]
+        last = open_at.get(stream)
+        if at in kept or last is None or piece["start_ns"] > _end_ns(last) + _TOUCHING_NS:
+            found.append(dict(piece))
+            open_at[stream] = None if at in kept else found[-1]
+        else:
+            last["dur_ns"] = max(_end_ns(last), _end_ns(piece)) - last["start_ns"]
+            last["count"] += piece["count"]
+            last["call"] = None
+    longest = _longest(found, EVENTS)
+    left_out = sum(piece["count"] for at, piece in enumerate(found) if at not in longest)
+    return [found[at] for at in sorted(longest)], left_out
+
+
+def _end_ns(piece: Mapping[str, Any]) -> float:
+    end_ns: float = piece["start_ns"] + piece["dur_ns"]
+    return end_ns
 
 
 def _coarse(pieces: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -173,15 +222,14 @@ def _coarse(pieces: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """
     if len(pieces) <= EVENTS:
         return pieces
-    by_length = sorted(range(len(pieces)), key=lambda at: -pieces[at]["dur_ns"])
-    kept = set(by_length[: EVENTS // 2])
+    kept = _longest(pieces, EVENTS // 2)
     found: list[dict[str, Any]] = []
     for at, piece in enumerate(pieces):
         if at in kept:
             found.append(dict(piece))
         elif found and found[-1]["kind"] == "mixed":
             last = found[-1]
-            last["dur_ns"] = piece["start_ns"] + piece["dur_ns"] - last["start_ns"]
+            last["dur_ns"] = _end_ns(piece) - last["start_ns"]
             last["count"] += piece["count"]
         else:
             found.append({**piece, "kind": "mixed", "stream": None, "call": None})

@@ -19,14 +19,18 @@ const PARTS = {
   unattributed: "not known",
 };
 
-const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+// As cctrace/store/text.py has it: an emoji keeps the variation selector behind it.
+const HIDDEN = /(?<!\p{S})[\ufe0e\ufe0f]|(?![\ufe0e\ufe0f])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufffe\uffff]/gu;
+
+const PLAIN = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
 
 /** Text with control characters, marks of direction and the like written out. */
 function shown(text) {
   return String(text).replace(HIDDEN, (character) => {
     const code = character.codePointAt(0);
+    if (character in PLAIN) return PLAIN[character];
     if (code < 0x100) return `\\x${code.toString(16).padStart(2, "0")}`;
-    return code < 0x10000 ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16)}`;
+    return code < 0x10000 ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16).padStart(8, "0")}`;
   });
 }
 

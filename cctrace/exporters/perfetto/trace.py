@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
 
+from cctrace.errors import EXIT_BAD_DATA, CctraceError
 from cctrace.exporters.perfetto.events import Events
 from cctrace.exporters.perfetto.interned import Stacks
 from cctrace.exporters.perfetto.lanes import OPEN_NS
@@ -85,7 +86,7 @@ def write_perfetto(run: Run, stream: BinaryIO) -> None:
         stream: Where to write.
 
     Raises:
-        CctraceError: Exit code 4 where a part is damaged or gone.
+        CctraceError: Exit code 4 where a part is damaged or gone, or a time is negative.
     """
     with Session([run], memory_limit=_MEMORY) as session:
         stream.writelines(_trace(session, run))
@@ -94,6 +95,7 @@ def write_perfetto(run: Run, stream: BinaryIO) -> None:
 def _trace(session: Session, run: Run) -> Iterator[Any]:
     for anchor in (run.manifest.start, run.manifest.stop):
         if anchor is not None:
+            _refuse_negative(anchor.monotonic_ns, run, "its start or stop")
             yield _clocks(anchor)
     yield from _facts(session, run)
     tracks = Tracks()
@@ -143,12 +145,27 @@ def _windows(session: Session, view: _View) -> Iterator[tuple[Any, int]]:
             f"SELECT * FROM {source} WHERE {where} ORDER BY {order}",  # noqa: S608 - quoted
             {"from_ns": from_ns, "until_ns": until_ns},
         ).arrow()
+        if found.num_rows:
+            _refuse_negative(found["ts_ns"][0].as_py(), session.runs[0], view.name)
         if found.num_rows or until_ns == OPEN_NS:
             yield found, until_ns
 
 
+def _refuse_negative(ts_ns: int, run: Run, where: str) -> None:
+    """A trace's times are unsigned."""
+    if ts_ns < 0:
+        raise CctraceError(
+            f"{run.path} has a negative time, {ts_ns} ns ({where}), which no trace can hold",
+            "import the file it came from again: its times are then moved to 0 and later",
+            EXIT_BAD_DATA,
+        )
+
+
 def _clocks(anchor: Anchor) -> bytes:
-    """One moment on three clocks; the trace's own is the run's."""
+    """One moment on three clocks; the trace's own is the run's.
+
+    A clock on which it is before 0 is left out: times are unsigned.
+    """
     told = (
         (protos.BUILTIN_CLOCK_MONOTONIC, anchor.monotonic_ns),
         (protos.BUILTIN_CLOCK_REALTIME, anchor.realtime_ns),
@@ -156,7 +173,8 @@ def _clocks(anchor: Anchor) -> bytes:
     )
     snapshot = protos.ClockSnapshot(primary_trace_clock=protos.BUILTIN_CLOCK_MONOTONIC)
     for clock, value_ns in told:
-        snapshot.clocks.add(clock_id=clock, timestamp=value_ns)
+        if value_ns >= 0:
+            snapshot.clocks.add(clock_id=clock, timestamp=value_ns)
     return packet(clock_snapshot=snapshot)
 
 
