@@ -12,9 +12,8 @@ from typing import Final
 
 from cctrace.errors import EXIT_FAILED, EXIT_SIGNAL_BASE, EXIT_UNSUPPORTED, CctraceError
 from cctrace.record import procfs
-from cctrace.record.target import TAKEN_SIGNALS, Reaped
+from cctrace.record.target import STOPPING, TAKEN_SIGNALS, Reaped
 
-_STOPPING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _ROUND_S: Final = 0.05
 
 
@@ -33,6 +32,7 @@ class AttachedProcess:
             that cannot be told.
         signalled: Whether a signal ended it.
         stopped: Whether the user ended the recording.
+        stop_signals: How many signals to do so have come.
 
     Raises:
         CctraceError: There is no such process, or it is the recorder itself.
@@ -53,6 +53,7 @@ class AttachedProcess:
         self.exit_code: int | None = None
         self.signalled = False
         self.stopped = False
+        self.stop_signals = 0
         self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="cctrace-signals", daemon=True).start()
 
@@ -62,8 +63,9 @@ class AttachedProcess:
         while True:
             left_s = deadline - time.monotonic()
             try:
-                if self._arrived.get(timeout=max(min(left_s, _ROUND_S), 0)) in _STOPPING:
+                if self._arrived.get(timeout=max(min(left_s, _ROUND_S), 0)) in STOPPING:
                     self.stopped = True
+                    self.stop_signals += 1
             except queue.Empty:
                 pass
             if select.select([self._pidfd], [], [], 0)[0]:

@@ -8,14 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from cctrace import resources
 from cctrace.errors import CctraceError
 from cctrace.record import libraries, lifecycle, program_file, server
 from cctrace.record.attached import AttachedProcess
 from cctrace.record.bpf.cuda.source import Cuda, LaunchMode
 from cctrace.record.bpf.families import Wishes, make_families
+from cctrace.record.bpf.frontend import find_bcc
 from cctrace.record.bpf.layout import Kind
-from cctrace.record.bpf.probes import Events, Family, Probes
+from cctrace.record.bpf.probes import Events, Family, Probes, require_bpf
 from cctrace.record.bpf.stacks.collector import StackCollector, StackMode
 from cctrace.record.bpf.user_crypto import UserCrypto
 from cctrace.record.clock import now_ns
@@ -132,9 +135,10 @@ class BpfSource:
 
     def library(self, peer: server.Peer, path: bytes, address: int) -> None:
         """Attach to a library that ``peer`` has mapped and waits to run."""
-        if self._stacks is not None:
-            self._stacks.look_at(peer.pid)
+        looked = self._stacks.look_at(peer.pid) if self._stacks is not None else None
         self._watch.announced(peer.pid, path, address)
+        if looked is not None:
+            looked()
 
     def library_late(self, peer: server.Peer, path: bytes, address: int) -> None:
         """Note that ``peer`` went on before its library was attached to."""
@@ -157,15 +161,18 @@ class BpfSource:
             self._probes.trace(fresh)
             before |= fresh
         for pid in attached.processes():
-            if self._stacks is not None:
-                self._stacks.look_at(pid)
+            looked = self._stacks.look_at(pid) if self._stacks is not None else None
             if self._watches(self._probes.attached()):
                 self._watch.scan(pid)
+            if looked is not None:
+                looked()
 
     def process_ended(self, pid: int) -> None:
         """Forget what was kept of a process."""
         if self._cuda is not None:
             self._cuda.memory.forget(pid, now_ns())
+        if self._stacks is not None:
+            self._stacks.process_ended(pid)
 
     def drain(self) -> int:
         """Take what the rings hold."""
@@ -191,6 +198,8 @@ class BpfSource:
     def stop(self) -> None:
         """Detach; what the rings hold stays to be drained."""
         self._probes.detach()
+        if self._stacks is not None:
+            self._stacks.ending()
 
     def pending(self) -> bool:
         """Whether there is more; nothing is, after the drain that follows ``stop``."""
@@ -200,14 +209,23 @@ class BpfSource:
         """Calls that never returned, and the like."""
         self._watch.close()
         self._warn_of_sampling()
-        rows = self._probes.finish()
-        return rows + self._stacks.finish() if self._stacks is not None else rows
+        return self._probes.finish()
+
+    def name_stacks(self) -> Iterator[tuple[str, pa.Table]]:
+        """The table ``stacks`` in parts, after ``finish``; naming them may take half a minute."""
+        if self._stacks is not None:
+            yield from self._stacks.rows()
+
+    def hurry(self) -> None:
+        """Have ``name_stacks`` come to its end, with addresses in place of names."""
+        if self._stacks is not None:
+            self._stacks.hurry()
 
     def close(self) -> None:
         """Give everything back."""
-        self._probes.close()
         if self._stacks is not None:
             self._stacks.close()
+        self._probes.close()
 
     def entries(self) -> list[m.Source]:
         """How each family stands."""
@@ -294,9 +312,16 @@ def _driver_loaded(crypto: UserCrypto, pid: int | None) -> None:
 def _collector(
     mode: StackMode, sources: Sequence[str], ledger: LossLedger
 ) -> StackCollector | None:
-    """What takes stacks, if any source has them."""
+    """What takes stacks, if any source has them and BPF can be used: it starts a process."""
     has_any = "cuda" in sources or (mode == "all" and "sched" in sources)
-    return StackCollector(mode, ledger) if mode != "none" and has_any else None
+    if mode == "none" or not has_any:
+        return None
+    try:
+        require_bpf()
+        find_bcc()
+    except (CctraceError, OSError):
+        return None  # each source says so itself
+    return StackCollector(mode, ledger)
 
 
 def _of(families: Sequence[Family], kind: type[Any]) -> Any:

@@ -1,7 +1,8 @@
 """One recording, from the empty run directory to the closed one.
 
 Threads: the server answers agents, the tree follows processes, the drain empties
-the rings every few milliseconds, the writer decodes and writes twice a second.
+the rings every few milliseconds, the writer decodes and writes twice a second; stacks
+have a thread of their own (bpf/stacks/collector.py), and so has the end (closing.py).
 The thread that calls passes signals on and waits. Whatever goes wrong in here, the
 target runs on: an error of the recorder costs data, which is counted, and no more.
 """
@@ -15,13 +16,15 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from cctrace.errors import EXIT_OK
-from cctrace.record import losses, procfs, server, target
+from cctrace.record import closing, losses, procfs, server, target
 from cctrace.record.attached import AttachedProcess
 from cctrace.record.bpf.cuda.source import LaunchMode
 from cctrace.record.bpf.stacks.collector import StackMode
@@ -32,8 +35,9 @@ from cctrace.record.layout import RECORD, Geometry
 from cctrace.record.losses import LossLedger
 from cctrace.record.memory import keep_freed_memory
 from cctrace.record.nvtx_source import NvtxSource
+from cctrace.record.outcome import Outcome, Progress
 from cctrace.record.rundir import Reserve, create_run_dir
-from cctrace.record.source import Rows, Source
+from cctrace.record.source import Source
 from cctrace.record.sources import DEFAULT_SOURCES
 from cctrace.record.tree import ProcessTree
 from cctrace.record.writer import TableWriter
@@ -45,6 +49,7 @@ _DRAIN_EVERY_S: Final = 0.01
 _FLUSH_EVERY_S: Final = 0.5
 _WAIT_S: Final = 0.25
 _LAST_REAP_S: Final = 0.02
+_JOIN_S: Final = 60.0  # that a thread of ours may take for what it is at
 _HOST_WAIT_S: Final = 3.0  # a driver that has to wake its GPU first takes over a second
 _MAX_NAMED: Final = 5
 _REPLACED: Final = ("processes", "threads", "losses")  # written whole at every flush
@@ -85,40 +90,6 @@ class Options:
         """Sizes of a segment, the ring rounded down to a power of two records."""
         records = max(self.ring_bytes // RECORD.itemsize, 1)
         return Geometry(ring_records=1 << (records.bit_length() - 1))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a recording stands.
-
-    Attributes:
-        elapsed_s: Since its start.
-        events: Events taken from the rings.
-        size_bytes: Written to disk.
-        lost: Events lost.
-        processes: Processes seen.
-    """
-
-    elapsed_s: float
-    events: int
-    size_bytes: int
-    lost: int
-    processes: int
-
-
-@dataclass
-class Outcome:
-    """What a recording left.
-
-    Attributes:
-        run_dir: Where it is.
-        manifest: Its manifest as written.
-        losses: Counts by reason.
-    """
-
-    run_dir: Path
-    manifest: m.Manifest
-    losses: dict[str, int] = field(default_factory=dict)
 
 
 class Session:
@@ -187,12 +158,13 @@ class Session:
                 exist (127, a process: 1) or cannot be executed (126); no run is
                 left behind.
         """
-        attached = AttachedProcess(self._options.pid) if self._options.pid is not None else None
-        if attached is None:
-            target.become_subreaper()
-        server.remove_stale_directories()
         # Whatever fails from here on leaves things as they were.
         with contextlib.ExitStack() as undo:
+            undo.callback(self._bpf.close)  # it has begun a process already
+            attached = AttachedProcess(self._options.pid) if self._options.pid is not None else None
+            if attached is None:
+                target.become_subreaper()
+            server.remove_stale_directories()
             old_run = create_run_dir(self._run_dir, force=self._options.force)
             if old_run is not None:
                 undo.callback(old_run.restore)
@@ -341,7 +313,7 @@ class Session:
         except OSError as error:
             self._fail(error)
 
-    def _append(self, rows: Rows) -> None:
+    def _append(self, rows: Iterable[tuple[str, pa.Table]]) -> None:
         """Write rows; those that cannot be written are counted as lost."""
         for name, table in rows:
             if self._failed is None:
@@ -412,28 +384,55 @@ class Session:
             self._server.close()
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(_JOIN_S)
         # What ended with the target is ours to reap now, and has a status to tell.
         self._reap(running, _LAST_REAP_S)
         self._tree.close()
-        for source in self._sources:
-            self._drain_last(source)
+        ended, exit_code = self._how_it_ended(running), running.exit_code
+        is_whole = not any(thread.is_alive() for thread in self._threads)
+        is_whole = is_whole and self._while_waiting(running, self._drain_all)
+        if not is_whole:
+            self._warn("the recorder's own threads did not end: the last events are missing")
         self._host.wait(_HOST_WAIT_S)
         self._host.close()
         manifest = self._manifest
         manifest.stop = read_anchor()
-        manifest.recorder.cpu_s = round(time.process_time() - self._cpu_s_before, 3)
-        manifest.exit_code = running.exit_code
-        manifest.ended = self._how_it_ended(running)
-        if running.exit_code is not None and (left := sorted(self._tree.running())):
+        manifest.exit_code, manifest.ended = exit_code, self._failure() or ended
+        if exit_code is not None and (left := sorted(self._tree.running())):
             pids = ", ".join(map(str, left[:_MAX_NAMED])) + (", ..." if left[_MAX_NAMED:] else "")
             self._warn(f"the target has left running: {pids} ({len(left)} in all)")
         if self._nvtx.is_attached:
             self._warn_of_other_users()
             if not self._nvtx.traced_pids:
                 self._warn("no program of the target made an NVTX call")
+        # Naming takes long where files are large: whoever kills us then has a run that
+        # says how it ended.
+        self._last_words()
+        # What a thread that does not end is at stays open, until we end.
+        if is_whole and self._while_waiting(running, self._name_stacks):
+            for source in self._sources:
+                source.close()
+        manifest.ended = self._failure() or ended
+        manifest.recorder.cpu_s = round(time.process_time() - self._cpu_s_before, 3)
+        self._reserve.release()
         self._last_words()
         return Outcome(self._run_dir, manifest, self._ledger.by_reason())
+
+    def _while_waiting(
+        self, running: target.Target | AttachedProcess, body: Callable[[], None]
+    ) -> bool:
+        is_command = self._options.pid is None
+        return closing.while_waiting(running, body, self._bpf.hurry, is_command=is_command)
+
+    def _drain_all(self) -> None:
+        for source in self._sources:
+            self._drain_last(source)
+
+    def _name_stacks(self) -> None:
+        try:
+            self._append(self._bpf.name_stacks())
+        except Exception as error:  # noqa: BLE001 - the run is there without
+            self._warn(f"the recorder failed to name stacks: {error!r}")
 
     def _drain_last(self, source: Source) -> None:
         try:
@@ -446,8 +445,6 @@ class Session:
             self._append(source.finish())
         except Exception as error:  # noqa: BLE001 - the target must go on, whatever this is
             self._warn(f"the recorder stopped reading events: {error!r}")
-        finally:
-            source.close()
 
     def _warn_of_other_users(self) -> None:
         others = self._tree.of_other_users()
@@ -460,16 +457,18 @@ class Session:
             )
 
     def _last_words(self) -> None:
-        self._reserve.release()
         try:
             self._write_small_tables()
             self._write_manifest()
         except OSError as error:
             self._warn(f"the end of the run could not be written: {error.strerror or error}")
 
+    def _failure(self) -> str | None:
+        if self._failed is None:
+            return None
+        return m.DISK_FULL if self._failed == "disk_full" else m.WRITE_FAILED
+
     def _how_it_ended(self, running: target.Target | AttachedProcess) -> str:
-        if self._failed is not None:
-            return m.DISK_FULL if self._failed == "disk_full" else m.WRITE_FAILED
         if isinstance(running, AttachedProcess) and running.stopped:
             return m.STOPPED
         if running.exit_code is None:

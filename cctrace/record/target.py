@@ -38,6 +38,8 @@ FORWARDED: Final = (
 TAKEN_SIGNALS: Final = frozenset({*FORWARDED, signal.SIGCHLD})
 # Python ignores these; a program started by a shell does not.
 _RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# What a user ends a program by.
+STOPPING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _SI_KERNEL: Final = 0x80  # sigaction(2): sent by the kernel, here the terminal driver
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
@@ -107,11 +109,13 @@ class Target:
         pid: Its process id.
         exit_code: Exit status, 128 + n for signal n; None while it runs.
         signalled: Whether a signal ended it.
+        stop_signals: How many signals that would end it have come to us.
     """
 
     pid: int
     exit_code: int | None = None
     signalled: bool = False
+    stop_signals: int = 0
     _arrived: queue.SimpleQueue[signal.struct_siginfo] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
@@ -138,6 +142,7 @@ class Target:
             self._arrived.put(signal.sigwaitinfo(TAKEN_SIGNALS))
 
     def _take(self, info: signal.struct_siginfo) -> None:
+        self.stop_signals += info.si_signo in STOPPING
         by_terminal = info.si_code == _SI_KERNEL
         if info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid():
             by_terminal = False  # it tells its session's leader alone that it is gone

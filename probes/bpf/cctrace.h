@@ -116,7 +116,7 @@ enum cct_python {
 /* cct_stack.flags */
 enum cct_stack_flag {
 	CCT_STACK_CUT = 1,       /* it goes on beyond what is followed */
-	CCT_STACK_UNREADABLE = 2 /* a Python frame could not be read */
+	CCT_STACK_UNREADABLE = 2 /* a frame could not be read: it may go on */
 };
 
 #define CCT_STACK_NATIVE 127

@@ -22,13 +22,8 @@
  */
 
 #define STACK_PROCESSES 16384
-#define STACK_THREADS 65536
 #define STACK_SEEN 65536
-#define STACK_PAGE 4096
-#define STACK_MAX_LOOKED_AT 256 /* thread states of one process */
 #define STACK_MAX_FRAME_BYTES (64ULL << 20)
-/* A thread that is none of Python's is looked for again after so long. */
-#define STACK_RECHECK_NS 50000000ULL
 /* The page where the kernel's trampolines lie (xol_add_vma, kernel/events/uprobes.c):
  * what a function returns to whose return is probed. The recorder leaves them out. */
 #define STACK_TRAMPOLINES 0x7fffffff0000ULL
@@ -39,24 +34,11 @@ BPF_F_TABLE("lru_hash", u32, struct cct_stack_process, stack_processes, STACK_PR
 	    0);
 BPF_F_TABLE("lru_hash", u64, u8, stack_seen, STACK_SEEN, 0);
 
-/* Code objects, and which of those that lay at one address was written down last. */
-struct stack_code_key {
-	u64 code;
-	u64 image;
-};
-
-BPF_RINGBUF_OUTPUT(stack_code_ring, CCT_STACK_RING_PAGES);
-BPF_F_TABLE("lru_hash", struct stack_code_key, u64, stack_codes, STACK_SEEN, 0);
 BPF_ARRAY(stack_blank, struct cct_stack_process, 1);
-
-/* Where a thread's state was found, by thread id. */
-struct stack_thread {
-	u64 state;      /* 0: it has none */
-	u64 image;      /* of the program it was found in */
-	u64 checked_ns; /* when it was looked for */
-};
-
-BPF_F_TABLE("lru_hash", u32, struct stack_thread, stack_threads, STACK_THREADS, 0);
+/* When each process's program began, by thread-group id. The recorder only reads it:
+ * what it has put down of a program that was replaced meanwhile is known by this, and
+ * not used. */
+BPF_F_TABLE("lru_hash", u32, u64, stack_images, STACK_PROCESSES, 0);
 
 /* Where a walk begins. */
 struct stack_start {
@@ -64,6 +46,7 @@ struct stack_start {
 	u64 sp;      /* no frame lies below */
 	u64 fp;
 	u64 pid_tgid;
+	u64 image;  /* of the program; stack_process_of sets it */
 	u32 family; /* enum cct_kind, whose losses these are */
 	s32 kernel; /* the kernel's number of its part; < 0: none */
 };
@@ -76,6 +59,16 @@ struct stack_walk {
 	u32 flags; /* enum cct_stack_flag */
 };
 
+/* stack_python.bpf.c */
+static __always_inline u64 stack_thread_state(const struct cct_stack_process *process,
+					      const struct stack_start *start,
+					      u32 *flags);
+static __always_inline void stack_walk_python(struct stack_walk *walk,
+					      const struct cct_stack_process *process,
+					      u64 state, struct cct_stack *into);
+static __always_inline void stack_note_codes(const struct cct_stack_process *process,
+					     u32 pid, u64 state);
+
 /* The finalizer's step of SplitMix64: each bit of the value changes half the hash. */
 static __always_inline void stack_mix(struct stack_walk *walk, u64 value)
 {
@@ -85,35 +78,52 @@ static __always_inline void stack_mix(struct stack_walk *walk, u64 value)
 	walk->hash = hash ^ hash >> 29;
 }
 
+/* What the recorder knows of a process's program; NULL: nothing, or it was another
+ * one's.
+ */
+static __always_inline struct cct_stack_process *stack_program(u32 pid, u64 *image)
+{
+	struct cct_stack_process *process = stack_processes.lookup(&pid);
+	u64 *began = stack_images.lookup(&pid);
+
+	*image = began ? *began : 0;
+	return process && process->image == *image ? process : NULL;
+}
+
+/* A process begins to run a program, of which that is known. */
+static __always_inline void stack_begin(u32 pid, const struct cct_stack_process *known)
+{
+	struct cct_stack_process *process;
+	u64 now_ns = bpf_ktime_get_ns();
+
+	stack_images.update(&pid, &now_ns);
+	stack_processes.update(&pid, (void *)known);
+	process = stack_processes.lookup(&pid);
+	if (process)
+		process->image = now_ns;
+}
+
 /* A process has been made: it runs what its maker does, until it execs. */
 static __always_inline void stack_process_made(u32 parent, u32 child)
 {
 	u32 zero = 0;
-	struct cct_stack_process *process = stack_processes.lookup(&parent);
+	u64 image;
+	struct cct_stack_process *process = stack_program(parent, &image);
 
 	if (!process)
 		process = stack_blank.lookup(&zero);
-	if (!process)
-		return;
-	stack_processes.update(&child, process);
-	process = stack_processes.lookup(&child);
 	if (process)
-		process->image = bpf_ktime_get_ns();
+		stack_begin(child, process);
 }
 
 /* A program has taken another one's place: nothing is known of it. */
 static __always_inline void stack_process_execed(u32 pid)
 {
-	struct cct_stack_process *process;
 	u32 zero = 0;
+	struct cct_stack_process *process = stack_blank.lookup(&zero);
 
-	process = stack_blank.lookup(&zero);
-	if (!process)
-		return;
-	stack_processes.update(&pid, process);
-	process = stack_processes.lookup(&pid);
 	if (process)
-		process->image = bpf_ktime_get_ns();
+		stack_begin(pid, process);
 }
 
 /* 1 for 0, else 0, without a branch: a verifier would follow each of them apart. The
@@ -130,13 +140,22 @@ static __always_inline u64 stack_is_zero(u64 value)
 	stack_is_zero((STACK_BYTE(eight, below) ^ 0xff) |                              \
 		      ((STACK_BYTE(eight, (below) - 1) & 0x38) ^ 0x10))
 
+/* 1 for what a helper returns that has failed, else 0, without a branch. */
+static __always_inline u64 stack_failed(u64 result)
+{
+	asm volatile("" : "+r"(result));
+	return result >> 63;
+}
+
 /* Whether a call ends just before an address: E8 with a distance, or FF /2 with what it
- * takes (Intel SDM, volume 2, CALL); or whether it is a trampoline of the kernel's. */
-static __always_inline bool stack_is_return(u64 address)
+ * takes (Intel SDM, volume 2, CALL); or whether it is a trampoline of the kernel's.
+ * failed: 1 where that could not be read. */
+static __always_inline bool stack_is_return(u64 address, u64 *failed)
 {
 	u64 eight = 0;
 
-	bpf_probe_read_user(&eight, sizeof(eight), (void *)(address - 8));
+	*failed = stack_failed(
+	    bpf_probe_read_user(&eight, sizeof(eight), (void *)(address - 8)));
 	return stack_is_zero(STACK_BYTE(eight, 5) ^ 0xe8) |
 	       STACK_IS_INDIRECT(eight, 2) | STACK_IS_INDIRECT(eight, 3) |
 	       STACK_IS_INDIRECT(eight, 4) | STACK_IS_INDIRECT(eight, 6) |
@@ -153,7 +172,7 @@ static __always_inline void stack_walk_native(struct stack_walk *walk,
 	u64 address = start->address, above = start->sp, fp = start->fp;
 	u64 text_start = process ? process->text_start : 0;
 	u64 text_bytes = process ? process->text_bytes : 0;
-	u64 frame[2];
+	u64 frame[2], failed;
 	u32 count = 0;
 
 	for (u32 i = 0; i < CCT_STACK_NATIVE; i++) {
@@ -164,245 +183,27 @@ static __always_inline void stack_walk_native(struct stack_walk *walk,
 			into->native[i] = address;
 		count = i + 1;
 		/* Callers' frames lie above, and not far. */
-		if (fp - above - 1 >= STACK_MAX_FRAME_BYTES ||
-		    bpf_probe_read_user(frame, sizeof(frame), (void *)fp))
+		if (fp - above - 1 >= STACK_MAX_FRAME_BYTES)
 			goto done;
+		if (bpf_probe_read_user(frame, sizeof(frame), (void *)fp)) {
+			walk->flags |= CCT_STACK_UNREADABLE;
+			goto done;
+		}
 		above = fp;
 		fp = frame[0];
 		address = frame[1];
-		if (!stack_is_return(address))
+		if (!stack_is_return(address, &failed)) {
+			/* Garbage is no address as a rule; a frame leads on to another.
+			 */
+			fp -= above + 1;
+			failed &= stack_failed((fp - STACK_MAX_FRAME_BYTES) & ~fp);
+			walk->flags |= failed * CCT_STACK_UNREADABLE;
 			goto done;
+		}
 	}
 	walk->flags |= CCT_STACK_CUT;
 done:
 	walk->natives = count;
-}
-
-/* The number that a thread's state says whose it is. */
-static __always_inline u64 stack_own_number(const struct cct_stack_process *process,
-					    u64 pid_tgid)
-{
-	struct bpf_pidns_info inside = {};
-
-	if (!process->namespace_inode)
-		return (u32)pid_tgid;
-	/* Of another process namespace: what the program knows itself by. */
-	if (bpf_get_ns_current_pid_tgid(process->namespace_device,
-					process->namespace_inode, &inside,
-					sizeof(inside)))
-		return 0;
-	return inside.pid;
-}
-
-static __always_inline bool stack_is_own(const struct cct_stack_process *process,
-					 u64 state, u64 number)
-{
-	u64 found = 0;
-	u32 tid = 0;
-
-	if (bpf_probe_read_user(&found, sizeof(found),
-				(void *)(state + process->id_at)))
-		return false;
-	if (!process->pthread_tid_at)
-		return found == number;
-	/* 3.10 knows threads by their struct pthread alone, which has the number. */
-	return !bpf_probe_read_user(&tid, sizeof(tid),
-				    (void *)(found + process->pthread_tid_at)) &&
-	       tid == number;
-}
-
-/* Whether a state is still in the list: memory that was freed looks like it for long.
- */
-static __always_inline bool stack_is_listed(const struct cct_stack_process *process,
-					    u64 state)
-{
-	u64 before = 0, there = 0;
-
-	if (bpf_probe_read_user(&before, sizeof(before),
-				(void *)(state + process->prev_at)))
-		return false;
-	before = before ? before + process->next_at : process->threads_head;
-	return !bpf_probe_read_user(&there, sizeof(there), (void *)before) &&
-	       there == state;
-}
-
-/* The state of the current thread, of a process that runs Python; 0: it has none. */
-static __always_inline u64 stack_thread_state(const struct cct_stack_process *process,
-					      const struct stack_start *start)
-{
-	u32 tid = (u32)start->pid_tgid;
-	struct stack_thread *known = stack_threads.lookup(&tid);
-	struct stack_thread fresh = {.image = process->image};
-	u64 number = stack_own_number(process, start->pid_tgid), at = 0;
-
-	if (known && known->image == process->image) {
-		if (known->state) {
-			if (stack_is_own(process, known->state, number) &&
-			    stack_is_listed(process, known->state))
-				return known->state;
-		} else if (bpf_ktime_get_ns() - known->checked_ns < STACK_RECHECK_NS) {
-			return 0;
-		}
-	}
-	if (bpf_probe_read_user(&at, sizeof(at), (void *)process->threads_head))
-		at = 0;
-	for (u32 i = 0; i < STACK_MAX_LOOKED_AT; i++) {
-		if (!at)
-			break;
-		if (stack_is_own(process, at, number)) {
-			fresh.state = at;
-			break;
-		}
-		if (bpf_probe_read_user(&at, sizeof(at),
-					(void *)(at + process->next_at)))
-			break;
-	}
-	fresh.checked_ns = bpf_ktime_get_ns();
-	stack_threads.update(&tid, &fresh);
-	return fresh.state;
-}
-
-/* The innermost frame of a thread, where it keeps it. */
-static __always_inline u64 stack_python_top(const struct cct_stack_process *process,
-					    u64 state)
-{
-	u64 frame = 0;
-
-	if (bpf_probe_read_user(&frame, sizeof(frame),
-				(void *)(state + process->frame_at)))
-		return 0;
-	if (process->layout == CCT_PYTHON_V_3_11 ||
-	    process->layout == CCT_PYTHON_V_3_12) {
-		/* By way of the _PyCFrame of the evaluation that runs. */
-		if (!frame || bpf_probe_read_user(&frame, sizeof(frame),
-						  (void *)(frame + process->cframe_at)))
-			return 0;
-	}
-	return frame;
-}
-
-/* One frame: what it runs, where in it, and what called it. False: unreadable. */
-static __always_inline bool stack_read_python(u32 layout, u64 frame, u64 *code,
-					      u64 *place, u64 *previous)
-{
-	u64 words[10];
-
-	if (layout == CCT_PYTHON_V_3_10) {
-		/* PyFrameObject: f_back at 24, f_code 32, f_lasti 96 */
-		if (bpf_probe_read_user(words, 80, (void *)(frame + 24)))
-			return false;
-		*previous = words[0];
-		*code = words[1];
-		*place = (u32)words[9];
-	} else if (layout == CCT_PYTHON_V_3_11) {
-		/* _PyInterpreterFrame: f_code at 32, previous 48, prev_instr 56 */
-		if (bpf_probe_read_user(words, 32, (void *)(frame + 32)))
-			return false;
-		*code = words[0];
-		*previous = words[2];
-		*place = words[3];
-	} else {
-		/* _PyInterpreterFrame: f_code (3.13: f_executable, 3.14: with bits of
-		 * its own below) at 0, previous 8, prev_instr (3.13: instr_ptr) 56 */
-		if (bpf_probe_read_user(words, 64, (void *)frame))
-			return false;
-		*code = words[0] & ~7ULL;
-		*previous = words[1];
-		*place = words[7];
-	}
-	return true;
-}
-
-/* Copy an object, whose length is not known, as far as it goes on within this page and,
- * if that can be read, the next. */
-static __always_inline void stack_copy(void *into, u32 most, u64 address)
-{
-	u32 size = STACK_PAGE - (address & (STACK_PAGE - 1));
-
-	if (!bpf_probe_read_user(into, most, (void *)address))
-		return;
-	if (size > most)
-		size = most;
-	bpf_probe_read_user(into, size, (void *)address);
-}
-
-static __always_inline u64 stack_word(u64 address)
-{
-	u64 word = 0;
-
-	bpf_probe_read_user(&word, sizeof(word), (void *)address);
-	return word;
-}
-
-/* What tells code objects apart that come and go at one place: what the hashes of their
- * names and files say. */
-static __always_inline u64 stack_mark(const struct cct_stack_process *process, u64 code)
-{
-	u64 name = stack_word(code + process->code_name_at);
-	u64 file = stack_word(code + process->code_file_at);
-
-	return stack_word(name + process->text_hash_at) +
-	       3 * stack_word(file + process->text_hash_at);
-}
-
-/* Write down a code object that was not, while its frame holds it: it may be gone a
- * moment later, and another one lie there. */
-static __always_inline void stack_note_code(const struct cct_stack_process *process,
-					    u32 pid, u64 code)
-{
-	struct stack_code_key key = {.code = code, .image = process->image};
-	u64 mark = stack_mark(process, code);
-	u64 *known = stack_codes.lookup(&key);
-	struct cct_code *noted;
-
-	if (known && *known == mark)
-		return;
-	noted = stack_code_ring.ringbuf_reserve(sizeof(struct cct_code));
-	if (!noted)
-		return;
-	noted->code = code;
-	noted->name = stack_word(code + process->code_name_at);
-	noted->file = stack_word(code + process->code_file_at);
-	noted->lines = stack_word(code + process->code_lines_at);
-	noted->mark = mark;
-	noted->image = process->image;
-	noted->pid = pid;
-	noted->pad = 0;
-	stack_copy(noted->code_object, CCT_CODE_HEAD_BYTES, code);
-	stack_copy(noted->name_object, CCT_CODE_TEXT_BYTES, noted->name);
-	stack_copy(noted->file_object, CCT_CODE_TEXT_BYTES, noted->file);
-	stack_copy(noted->lines_object, CCT_CODE_LINES_BYTES, noted->lines);
-	stack_code_ring.ringbuf_submit(noted, CCT_NO_WAKEUP);
-	stack_codes.update(&key, &mark);
-}
-
-static __always_inline void stack_walk_python(struct stack_walk *walk,
-					      const struct cct_stack_process *process,
-					      u64 state, struct cct_stack *into)
-{
-	u64 frame = stack_python_top(process, state), code, place, previous;
-	u32 layout = process->layout, count = 0;
-
-	for (u32 i = 0; i < CCT_STACK_PYTHON; i++) {
-		if (!frame)
-			goto done;
-		if (!stack_read_python(layout, frame, &code, &place, &previous)) {
-			walk->flags |= CCT_STACK_UNREADABLE;
-			goto done;
-		}
-		stack_mix(walk, code);
-		stack_mix(walk, place);
-		if (into) {
-			into->python[i].code = code;
-			into->python[i].place = place;
-			into->python[i].mark = stack_mark(process, code);
-		}
-		count = i + 1;
-		frame = previous;
-	}
-	walk->flags |= CCT_STACK_CUT;
-done:
-	walk->pythons = count;
 }
 
 static __always_inline void stack_walk_all(struct stack_walk *walk,
@@ -411,7 +212,7 @@ static __always_inline void stack_walk_all(struct stack_walk *walk,
 					   u64 state, struct cct_stack *into)
 {
 	walk->hash = start->pid_tgid >> 32;
-	stack_mix(walk, process ? process->image : 0);
+	stack_mix(walk, start->image);
 	stack_mix(walk, (u32)start->kernel);
 	stack_walk_native(walk, start, process, into);
 	/* So that no native frame can be taken for a Python one. */
@@ -424,13 +225,14 @@ static __always_inline void stack_walk_all(struct stack_walk *walk,
 
 /* The process that a walk is of, and its thread's state (0: none of Python's). */
 static __always_inline struct cct_stack_process *
-stack_process_of(const struct stack_start *start, u64 *state)
+stack_process_of(struct stack_start *start, u64 *state, u32 *flags)
 {
-	u32 pid = start->pid_tgid >> 32;
-	struct cct_stack_process *process = stack_processes.lookup(&pid);
+	struct cct_stack_process *process =
+	    stack_program(start->pid_tgid >> 32, &start->image);
 
-	*state =
-	    process && process->threads_head ? stack_thread_state(process, start) : 0;
+	*state = process && process->threads_head
+		     ? stack_thread_state(process, start, flags)
+		     : 0;
 	return process;
 }
 
@@ -439,37 +241,30 @@ stack_process_of(const struct stack_start *start, u64 *state)
 enum stack_program { STACK_HASH = 0, STACK_NOTE, STACK_WRITE, STACK_PROGRAMS };
 
 /* First: the number of the current thread's stack; 0: it is a new one. */
-static __always_inline u64 stack_known(const struct stack_start *start)
+static __always_inline u64 stack_known(struct stack_start *start)
 {
 	struct stack_walk walk = {};
 	struct cct_stack_process *process;
 	u64 state;
 
-	process = stack_process_of(start, &state);
+	process = stack_process_of(start, &state, &walk.flags);
 	stack_walk_all(&walk, start, process, state, NULL);
 	return stack_seen.lookup(&walk.hash) ? walk.hash : 0;
 }
 
 /* Second: its code objects, so that they are there before it is. */
-static __always_inline void stack_note(const struct stack_start *start)
+static __always_inline void stack_note(struct stack_start *start)
 {
-	u64 state, frame, code, place, previous;
-	struct cct_stack_process *process = stack_process_of(start, &state);
+	u32 flags = 0; /* those of the third program count */
+	u64 state;
+	struct cct_stack_process *process = stack_process_of(start, &state, &flags);
 
-	if (!process || !state)
-		return;
-	frame = stack_python_top(process, state);
-	for (u32 i = 0; i < CCT_STACK_PYTHON; i++) {
-		if (!frame || !stack_read_python(process->layout, frame, &code, &place,
-						 &previous))
-			break;
-		stack_note_code(process, start->pid_tgid >> 32, code);
-		frame = previous;
-	}
+	if (process && state)
+		stack_note_codes(process, start->pid_tgid >> 32, state);
 }
 
 /* Third: the stack itself. Returns its number; 0: it could not be kept. */
-static __always_inline u64 stack_write(const struct stack_start *start)
+static __always_inline u64 stack_write(struct stack_start *start)
 {
 	struct cct_stack *stack = stack_ring.ringbuf_reserve(sizeof(struct cct_stack));
 	struct cct_stack_process *process;
@@ -481,10 +276,10 @@ static __always_inline u64 stack_write(const struct stack_start *start)
 		cct_lose(start->family, CCT_LOST_STACK_RING);
 		return 0;
 	}
-	process = stack_process_of(start, &state);
+	process = stack_process_of(start, &state, &walk.flags);
 	stack_walk_all(&walk, start, process, state, stack);
 	stack->id = walk.hash;
-	stack->image = process ? process->image : 0;
+	stack->image = start->image;
 	stack->pid = start->pid_tgid >> 32;
 	stack->tid = (u32)start->pid_tgid;
 	stack->kernel = start->kernel;

@@ -5,9 +5,11 @@ A copy's size tells which one it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,3 +200,91 @@ def test_none_are_taken_where_none_are_asked_for(tmp_path: Path) -> None:
     ]
     assert {row["stack_id"] for row in rows(run, "cuda_api")} == {None}
     assert rows(run, "stacks") == []
+
+
+# Completes each entry as if its program had begun a moment before the one that runs.
+STALE = """
+import sys
+from cctrace.record.bpf.stacks.kernel_maps import ProcessTable
+put = ProcessTable.put
+def late(self, pid, entry):
+    entry["image"] -= 1
+    put(self, pid, entry)
+ProcessTable.put = late
+from cctrace.cli import main
+sys.exit(main())
+"""
+
+
+def test_what_is_known_of_a_program_that_was_replaced_is_not_used(tmp_path: Path) -> None:
+    """Not even where the recorder tells the kernel only after the exec."""
+    command = record_command(tmp_path / "run", interpreter("3.11"), TARGETS / "stack_calls.py")
+    command[1 : len(CCTRACE)] = ["-c", STALE]
+    subprocess.run(
+        command,
+        env=device_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        timeout=LIMIT_S,
+        check=True,
+    )
+    found = Recorded(tmp_path / "run")
+    taken = found.frames()
+    assert len(taken) > 40
+    assert {p["version"] for p in found.detail()["python"]} == {"3.11"}
+    # THEN no frame was looked for where that program would have had it
+    assert not [frames for frames in taken.values() if python_frames(frames)]
+
+
+# Whoever names addresses stops before the first of them.
+STOPPED = """
+import os, pathlib, signal, sys
+from cctrace.record.target import block_signals
+block_signals()  # before there are any other threads
+from cctrace.record.symbols.child import Child
+ask = Child._ask
+def stopped(self, *arguments):
+    pathlib.Path(os.environ["NOTE"]).write_text(str(self._process.pid))
+    os.killpg(self._process.pid, signal.SIGSTOP)
+    return ask(self, *arguments)
+Child._ask = stopped
+from cctrace.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_naming_can_be_ended(tmp_path: Path, signum: signal.Signals) -> None:
+    """By a signal to the recorder, the command having ended; whatever it is, the run is whole."""
+    run, note = tmp_path / "run", tmp_path / "note"
+    command = record_command(run, compiled(tmp_path, "c"))
+    command[1 : len(CCTRACE)] = ["-c", STOPPED]
+    with subprocess.Popen(
+        command,
+        env={**device_environment(), "NOTE": str(note)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as recorder:
+        while not note.exists() or not note.read_text():
+            assert recorder.poll() is None
+            os.sched_yield()
+        # THEN the run says how the command ended before there are any names
+        assert read_manifest(run).ended == "clean"
+        assert rows(run, "stacks") == []
+        recorder.send_signal(signum)
+        recorder.wait(LIMIT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(int(note.read_text()), signal.SIGKILL)
+    manifest = read_manifest(run)
+    assert (manifest.ended, manifest.exit_code) == ("clean", 0)
+    copies = [row for row in rows(run, "cuda_api") if row["api"] == "cudaMemcpy"]
+    assert len([row for row in copies if row["depth"] == 0]) == 8
+    functions = {f["function"] for row in rows(run, "stacks") for f in row["frames"]}
+    if signum is signal.SIGKILL:
+        assert recorder.returncode == -signum
+        assert functions == set()
+        return
+    # AND addresses are what they are
+    assert recorder.returncode == 0
+    assert functions
+    assert all(name.startswith(("0x", "file+0x", "[truncated]")) for name in functions)

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from elf_files import with_symbol_tables
 
 from cctrace.errors import EXIT_UNSUPPORTED, CctraceError
 from cctrace.record.bpf.elf import ElfFile, Function
@@ -159,3 +160,28 @@ def test_damaged_files_raise_nothing_else(library: Path) -> None:
         except CctraceError:
             refused += 1
     assert refused > 50
+
+
+def test_tables_that_share_bytes_are_no_tables(tmp_path: Path) -> None:
+    """Or a small file would be read thousands of times over."""
+    path = tmp_path / "hostile"
+    with_symbol_tables(path, 1, b"\0first\0", struct.pack("<IBBHQQ", 1, 2, 0, 1, 7, 0) * 101)
+    with path.open("rb") as file, ElfFile(file.fileno(), "one") as elf:
+        ((symbols, strings),) = elf.symbol_tables()
+        assert (len(symbols), strings) == (101, b"\0first\0")
+    with_symbol_tables(path, 1009, b"\0first\0", struct.pack("<IBBHQQ", 1, 2, 0, 1, 7, 0) * 10007)
+    with (
+        path.open("rb") as file,
+        ElfFile(file.fileno(), "many") as elf,
+        pytest.raises(CctraceError, match="overlap"),
+    ):
+        elf.symbol_tables()
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_an_error(library: Path) -> None:
+    """And not the end of the process that reads it."""
+    with library.open("rb+") as file, ElfFile(file.fileno(), "thing") as elf:
+        assert elf.functions(NAMES)
+        file.truncate(100)
+        with pytest.raises(CctraceError, match="cannot be read"):
+            elf.functions(NAMES)

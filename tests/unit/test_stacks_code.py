@@ -8,16 +8,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from elf_files import with_symbol_tables
 from hypothesis import given
 from hypothesis import strategies as st
 from python_versions import interpreter
 
+from cctrace.record.bpf.elf import ElfFile
 from cctrace.record.bpf.layout import Python
+from cctrace.record.bpf.stacks import interpreter as interpreter_module
 from cctrace.record.bpf.stacks.code_objects import Code, CodeReader, Copied, line_of, line_of_3_10
 from cctrace.record.bpf.stacks.interpreter import NoWalkError, find_interpreter, process_entry
 from cctrace.record.bpf.stacks.memory import Memory
@@ -196,3 +201,36 @@ def test_memory_is_read_whole_or_not_at_all() -> None:
     assert memory.read(8, 8) is None
     assert memory.u64(1 << 63) is None
     assert memory.read(ctypes.addressof(content), 1 << 40) is None
+
+
+def test_a_table_of_lines_is_read_as_far_as_is_sensible(reader: CodeReader) -> None:
+    """A function of a million lines has its first ones."""
+    source = "def f(x):\n" + "    x()\n" * 30011
+    scope: dict[str, types.FunctionType] = {}
+    exec(compile(source, "long", "exec"), scope)
+    code = scope["f"].__code__
+    assert len(code.co_linetable) > 1 << 16
+    found = reader.read(Memory(os.getpid()), id(code), mark_of(reader, code))
+    assert found is not None
+    assert found.linetable == code.co_linetable[: 1 << 16]
+    assert found.size_bytes > 1 << 16
+
+
+def test_a_file_full_of_the_name_is_searched_once(tmp_path: Path) -> None:
+    """Symbols that all begin as the wanted one does; the last of them is it."""
+    count = 200003
+    strings = b"\0" + b"_PyRuntimeX\0" * count + b"_PyRuntime\0"
+    fields = [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2")]
+    symbols = np.zeros(count + 2, [*fields, ("value", "<u8"), ("size", "<u8")])
+    symbols["name"] = 1 + 12 * np.minimum(np.arange(count + 2), count)
+    symbols["section"], symbols["value"] = 1, 7
+    symbols["section"][-2] = 0  # one that is defined elsewhere
+    symbols["value"][-1] = 4711
+    path = tmp_path / "hostile"
+    with_symbol_tables(path, 1, strings, symbols.tobytes())
+    before_s = time.process_time()
+    with path.open("rb") as file, ElfFile(file.fileno(), "hostile") as elf:
+        found = interpreter_module._values(elf, ("_PyRuntime", "Py_Version"))
+    assert found == {"_PyRuntime": 4711}
+    # One find for each of them, over all symbols, took minutes.
+    assert time.process_time() - before_s < 5

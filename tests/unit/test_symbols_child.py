@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -295,3 +296,23 @@ def test_bytes_are_decoded_and_cut() -> None:
     """At 2048 characters, of however many bytes."""
     assert decode("ä".encode() * 3000) == "ä" * MAX_CHARACTERS + CUT
     assert decode(b"\xff") == "\ufffd"
+
+
+def test_who_is_stopped_gets_no_answer(child: Child) -> None:
+    """Also to what was asked before, however long that would have taken."""
+    # GIVEN a child that does not get on with what it is asked
+    request = {"op": "vdso", "addresses": [7], "backs": [0]}
+    assert child.ask(request, [], 600) is not None
+    assert child._process is not None
+    (worker,) = descendants(child._process.pid)
+    os.kill(worker, signal.SIGSTOP)
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(child.ask(request, [], 600)))
+    thread.start()
+    while not child._lock.locked():
+        os.sched_yield()
+    # THEN who waits for it does so no longer
+    child.stop()
+    thread.join(60)
+    assert answers == [None]
+    assert child.ask(request, [], 600) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cctrace.record.symbols.maps import Region, RegionMap, merged, parse
+from cctrace.record.symbols.maps import Region, RegionMap, merged, parse, read, read_start
 
 MAPS = b"""\
 55d0c0a00000-55d0c0a01000 r--p 00000000 fd:01 1234                       /usr/bin/thing
@@ -102,3 +102,25 @@ def test_merging_keeps_all_that_is_new_and_never_overlaps(old: list[int], new: l
             assert found.find(address) == older
         else:
             assert found.find(address) is None
+
+
+def test_a_file_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    """A line that is cut would have another path."""
+    path = tmp_path / "maps"
+    path.write_bytes(MAPS)
+    assert read_start(str(path), len(MAPS)) == MAPS
+    assert read_start(str(path), len(MAPS) - 1) == MAPS[: MAPS.rindex(b"\n", 0, -1) + 1]
+    assert read_start(str(path), 10) == b""
+    assert read_start(str(tmp_path / "none"), 10) == b""
+    assert Path("/proc/self/maps").read_bytes().startswith(read(os.getpid()).splitlines()[0])
+
+
+def test_of_what_has_gone_some_is_kept_files_first() -> None:
+    gone = [
+        Region(at << 12, at + 1 << 12, 0, b"0:1", at % 2, b"/file" if at % 2 else b"")
+        for at in range(1, 10007)
+    ]
+    kept = merged(gone, [])
+    assert len(kept) == 4096
+    assert all(region.is_file for region in kept)
+    assert merged(gone, gone) == gone  # what is there now is kept whole

@@ -14,7 +14,7 @@ import pytest
 import symbol_programs as programs
 from symbol_programs import Running, build, running, tool
 
-from cctrace.record.symbols import Frame, Symbolizer, files, images
+from cctrace.record.symbols import Frame, Symbolizer, files, maps
 from cctrace.record.symbols.symbolizer import REASONS
 
 C_SOURCE = "symbol_places.c"
@@ -270,7 +270,7 @@ def test_mappings_that_lead_to_no_file(
     symbols: Symbolizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is gone, code in a memory file, the kernel's own pages."""
-    monkeypatch.setattr(images, "_read", lambda *_: MADE_UP)
+    monkeypatch.setattr(maps, "read", lambda _: MADE_UP)
     image = symbols.observe(1)
     found = symbols.native(image, [0x1010, 0x3010, 0x5000, 0x7020, 0x9000], exact=True)
     assert [(f.function, f.module) for (f,) in found] == [
@@ -307,7 +307,7 @@ def test_a_file_that_was_gone_may_be_seen_again(
 
 def test_more_files_than_are_followed(symbols: Symbolizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The offset in the file stays, and it is counted."""
-    monkeypatch.setattr(images, "_read", lambda *_: MADE_UP)
+    monkeypatch.setattr(maps, "read", lambda _: MADE_UP)
     monkeypatch.setattr(files, "_MAX_FILES", 0)
     (frame,) = symbols.native(symbols.observe(1), [0x1010])[0]
     assert (frame.function, frame.module) == ("file+0x3010", "/gone/lib.so")

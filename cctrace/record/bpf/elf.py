@@ -2,14 +2,15 @@
 
 Reads x86-64 files only as far as that needs, from section headers or, in a file
 stripped of them, from the dynamic section. The file is the engine's: every offset is
-checked against its size before it is used.
+checked against its size before it is used, and it is read rather than mapped, so that
+one that is cut short meanwhile is an error, and not the end of the process (SIGBUS).
 
 Source: System V ABI (gABI) chapters 4 and 5, and its AMD64 supplement; Linux uapi elf.h.
 """
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import struct
 from collections.abc import Collection
@@ -74,6 +75,9 @@ _STT_NOTYPE, _STT_FUNC = 0, 2
 _NT_GNU_BUILD_ID: Final = 3
 _ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 _MAX_NAME: Final = 256
+# What more than any real file has of them: hostile ones have all refer to one place.
+_MAX_NOTES, _MAX_NOTE_BYTES = 64, 1 << 16
+_MAX_DYNAMIC: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Section:
 
 
 class ElfFile:
-    """An x86-64 ELF file, mapped; use as a context manager.
+    """An x86-64 ELF file; use as a context manager.
 
     Args:
         fd: Descriptor of the file, which stays the caller's.
@@ -143,7 +147,7 @@ class ElfFile:
         self._size = os.fstat(fd).st_size
         if self._size < _HEADER.size:
             raise self._bad("is no ELF file")
-        self._map = mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        self._fd = os.dup(fd)
         try:
             self._parse()
         except BaseException:
@@ -157,8 +161,10 @@ class ElfFile:
         self.close()
 
     def close(self) -> None:
-        """Unmap it."""
-        self._map.close()
+        """Let go of it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def functions(self, wanted: Collection[str]) -> list[Function]:
         """Functions of the given names, in the order of the file's symbol tables.
@@ -238,19 +244,22 @@ class ElfFile:
     def symbol_tables(self) -> list[tuple[npt.NDArray[np.void], bytes]]:
         """Each table of symbols (Elf64_Sym) with its strings."""
         tables = []
+        texts: dict[tuple[int, int], bytes] = {}
+        left = self._size
         for section in self._sections:
             if section["type"] not in (_SHT_DYNSYM, _SHT_SYMTAB):
                 continue
             if section["link"] >= len(self._sections):
                 raise self._bad("has a symbol table without strings")
             text = self._sections[int(section["link"])]
+            place = (int(text["offset"]), int(text["size"]))
             count = int(section["size"]) // _SYMBOL.itemsize
-            tables.append(
-                (
-                    self._array(_SYMBOL, int(section["offset"]), count),
-                    self._bytes(int(text["offset"]), int(text["size"])),
-                )
-            )
+            left -= count * _SYMBOL.itemsize + (0 if place in texts else place[1])
+            if left < 0:
+                raise self._bad("has symbol tables that overlap")
+            if place not in texts:
+                texts[place] = self._bytes(*place)
+            tables.append((self._array(_SYMBOL, int(section["offset"]), count), texts[place]))
         return tables or self._dynamic_symbols()
 
     def _dynamic_symbols(self) -> list[tuple[npt.NDArray[np.void], bytes]]:
@@ -325,7 +334,7 @@ class ElfFile:
     def _dynamic_entries(self) -> dict[int, int]:
         for segment in self._segments:
             if segment["type"] == _PT_DYNAMIC:
-                count = int(segment["file_size"]) // _DYNAMIC.itemsize
+                count = min(int(segment["file_size"]) // _DYNAMIC.itemsize, _MAX_DYNAMIC)
                 entries = self._array(_DYNAMIC, int(segment["offset"]), count)
                 return dict(zip(entries["tag"].tolist(), entries["value"].tolist(), strict=True))
         return {}
@@ -337,21 +346,17 @@ class ElfFile:
         at = strings + self._dynamic[_DT_SONAME]
         if at >= self._size:
             return None
-        end = self._map.find(b"\0", at, at + _MAX_NAME)
-        return self._map[at:end].decode("utf-8", "replace") if end > at else None
+        name, end, _ = self._bytes(at, min(_MAX_NAME, self._size - at)).partition(b"\0")
+        return name.decode("utf-8", "replace") if name and end else None
 
     def _build_id(self) -> str | None:
-        for segment in self._segments:
-            if segment["type"] != _PT_NOTE:
-                continue
-            at, end = int(segment["offset"]), int(segment["offset"]) + int(segment["file_size"])
-            while at + 12 <= min(end, self._size):
-                name_size, size, kind = struct.unpack_from("<III", self._map, at)
-                name = at + 12
-                data = name + (name_size + 3 & ~3)
-                if kind == _NT_GNU_BUILD_ID and self._map[name : name + 4] == b"GNU\0":
-                    return self._map[data : data + size].hex()
-                at = data + (size + 3 & ~3)
+        notes = [segment for segment in self._segments if segment["type"] == _PT_NOTE]
+        for segment in notes[:_MAX_NOTES]:
+            start = int(segment["offset"])
+            size = min(int(segment["file_size"]), _MAX_NOTE_BYTES, max(self._size - start, 0))
+            found = _build_id_in(self._bytes(start, size)) if size else None
+            if found is not None:
+                return found
         return None
 
     def _array(
@@ -362,9 +367,30 @@ class ElfFile:
     def _bytes(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0 or offset + size > self._size:
             raise self._bad(f"ends before byte {offset + size}, which it refers to")
-        return self._map[offset : offset + size]
+        parts, at, end = [], offset, offset + size
+        while at < end:  # one read is of two gigabytes at most
+            part = b""
+            with contextlib.suppress(OSError):
+                part = os.pread(self._fd, end - at, at)
+            if not part:
+                raise self._bad("cannot be read any more")
+            parts.append(part)
+            at += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _bad(self, what: str) -> CctraceError:
         return CctraceError(
             f"{self._label} {what}", "probe a whole 64-bit x86 library", EXIT_UNSUPPORTED
         )
+
+
+def _build_id_in(notes: bytes) -> str | None:
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from("<III", notes, at)
+        name = at + 12
+        data = name + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name : name + 4] == b"GNU\0":
+            return notes[data : data + size].hex()
+        at = data + (size + 3 & ~3)
+    return None

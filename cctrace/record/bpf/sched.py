@@ -11,7 +11,7 @@ from cctrace.record.bpf import frontend, layout
 from cctrace.record.bpf.kernelfs import TraceFs
 from cctrace.record.bpf.probes import Events, Probes, Rows, tracepoint_flags
 from cctrace.record.bpf.stacks.collector import StackCollector
-from cctrace.record.bpf.stacks.kernel_maps import STEPS, go_on_in
+from cctrace.record.bpf.stacks.kernel_maps import FILES, STEPS, go_on_in
 from cctrace.schema import TABLES
 
 _SWITCH_FIELDS: Final = ("prev_pid", "prev_state", "next_pid")
@@ -30,7 +30,7 @@ class Sched:
 
     def __init__(self, stacks: StackCollector | None = None) -> None:
         self._stacks = stacks if stacks is not None and stacks.mode == "all" else None
-        self.files = ("sched.bpf.c",) if self._stacks is None else ("stacks.bpf.c", "sched.bpf.c")
+        self.files = ("sched.bpf.c",) if self._stacks is None else (*FILES, "sched.bpf.c")
 
     def prepare(self, tracefs: TraceFs) -> list[str]:
         """Offsets of the fields of the switch and wake-up records."""

@@ -31,6 +31,7 @@ class Child:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._number = 0
+        self._is_stopped = False
         self._process: subprocess.Popen[bytes] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
@@ -69,7 +70,7 @@ class Child:
             The answer; None where the child died of the request or took too long.
         """
         with self._lock:
-            if self.lost:
+            if self.lost or self._is_stopped:
                 return None
             memory = os.memfd_create("cctrace-symbols")
             try:
@@ -79,6 +80,12 @@ class Child:
                 return None
             finally:
                 os.close(memory)
+
+    def stop(self) -> None:
+        """Have no more to do with the child; who waits for its answer gets none."""
+        self._is_stopped = True
+        with contextlib.suppress(OSError):  # closed already
+            self._channel.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the child."""

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from cctrace.record.symbols import maps
 from cctrace.record.symbols.files import Files, MappedFile
 from cctrace.record.symbols.maps import Region, RegionMap, merged, parse
 from cctrace.store.manifest import start_ticks
 
 _MAX_IMAGES: Final = 4096
-_MAX_MAPS_BYTES: Final = 64 << 20
 _GRAIN_S: Final = 1.0  # of a process's start and of a file's time, taken together
 
 
@@ -81,7 +81,7 @@ class Images:
 
     def observe(self, pid: int) -> int | None:
         """Look at ``pid``; None where there is nothing to see and nothing was seen."""
-        text = _read(f"/proc/{pid}/maps", _MAX_MAPS_BYTES)
+        text = maps.read(pid)
         number = self._current.get(pid)
         if not text:
             return number
@@ -104,30 +104,15 @@ class Images:
         for region in regions:
             if region.is_file and region not in image.files:
                 image.files[region] = self._files.of(pid, region, image.root)
+        if len(image.files) > len(image.regions.regions):
+            image.files = {r: image.files[r] for r in image.regions.regions if r in image.files}
         return number
-
-
-def _read(path: str, limit: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    parts = []
-    try:
-        while limit > 0 and (part := os.read(fd, 1 << 16)):
-            parts.append(part)
-            limit -= len(part)
-    except OSError:  # gone in between
-        return b""
-    finally:
-        os.close(fd)
-    return b"".join(parts)
 
 
 def _perf_map(pid: int) -> PerfMapPlace | None:
     """By proc_pid_status(5): the last of NSpid is the pid in the innermost namespace."""
     words: dict[bytes, list[bytes]] = {}
-    for line in _read(f"/proc/{pid}/status", 1 << 16).split(b"\n"):
+    for line in maps.read_start(f"/proc/{pid}/status", 1 << 16).split(b"\n"):
         name, _, rest = line.partition(b":")
         words[name] = rest.split()
     ticks = start_ticks(pid)

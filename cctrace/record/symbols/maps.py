@@ -6,6 +6,7 @@ Source: proc_pid_maps(5).
 from __future__ import annotations
 
 import bisect
+import os
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -21,6 +22,10 @@ _DELETED: Final = b" (deleted)"
 # What has an inode and yet holds what the process itself writes, as tools/perf has it
 # (is_anon_memory in util/map.h): code there is named by the perf map, or not at all.
 _MADE_HERE: Final = (b"/memfd:", b"/dev/zero", b"/anon_hugepage", b"/SYSV", b"//anon")
+
+
+_MAX_BYTES: Final = 16 << 20  # of /proc/PID/maps: 65530 mappings (vm.max_map_count), in full
+_MAX_VANISHED: Final = 4096
 
 
 class Region(NamedTuple):
@@ -53,6 +58,30 @@ class Region(NamedTuple):
         return self.path[:1] == b"[" and not self.path.startswith((b"[heap", b"[stack", b"[anon"))
 
 
+def read(pid: int) -> bytes:
+    """Content of /proc/PID/maps, up to 16 MiB of whole lines; empty: gone, or not to be read."""
+    return read_start(f"/proc/{pid}/maps", _MAX_BYTES)
+
+
+def read_start(path: str, limit: int) -> bytes:
+    """A file's first lines, whole, ``limit`` bytes at most; empty: it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    parts, size = [], 0
+    try:
+        while size <= limit and (part := os.read(fd, 1 << 16)):
+            parts.append(part)
+            size += len(part)
+    except OSError:  # gone in between
+        return b""
+    finally:
+        os.close(fd)
+    text = b"".join(parts)
+    return text if size <= limit else text[: text.rfind(b"\n", 0, limit) + 1]
+
+
 def parse(text: bytes) -> list[Region]:
     """Executable mappings, in the order of their addresses; lines that make no sense are left out.
 
@@ -80,7 +109,7 @@ def merged(before: Iterable[Region], now: Iterable[Region]) -> list[Region]:
     """What is mapped now, and of what was before that on which nothing lies now.
 
     So a stack taken before a dlclose can be resolved after it, as long as the
-    addresses were not used again.
+    addresses were not used again. Of what has gone some thousand are kept, files first.
 
     Args:
         before: Regions in order, without overlaps.
@@ -91,12 +120,15 @@ def merged(before: Iterable[Region], now: Iterable[Region]) -> list[Region]:
     """
     newer = list(now)
     starts = [region.start for region in newer]
-    kept = list(newer)
+    gone = []
     for old in before:
         at = bisect.bisect_left(starts, old.end) - 1  # the last that begins before its end
         if at < 0 or newer[at].end <= old.start:
-            kept.append(old)
-    return sorted(kept)
+            gone.append(old)
+    if len(gone) > _MAX_VANISHED:
+        gone.sort(key=lambda region: not region.is_file)
+        del gone[_MAX_VANISHED:]
+    return sorted([*newer, *gone])
 
 
 class RegionMap:

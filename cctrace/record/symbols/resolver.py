@@ -40,8 +40,8 @@ class Limits:
     """
 
     file_s: float = 20.0
-    lines_s: float = 60.0
-    total_s: float = 120.0
+    lines_s: float = 20.0
+    total_s: float = 30.0
 
 
 class Resolver:

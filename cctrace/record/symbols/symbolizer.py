@@ -31,6 +31,7 @@ REASONS: Final = {
     "too_many": "more files than are followed",
     "kernel_hidden": "kernel that does not tell addresses (kernel.kptr_restrict)",
 }
+_PATIENCE_S: Final = 1.0
 _ANONYMOUS: Final = "[anon]"
 _TRAMPOLINES: Final = (b"[uprobes]", b"[uprobes-trampoline]")
 
@@ -115,8 +116,8 @@ class Symbolizer:
         backs = _backs(len(addresses), first_exact, exact)
         # As plain integers: numpy's wrap around and are not JSON.
         wanted = [(int(address), back) for address, back in zip(addresses, backs, strict=True)]
-        with self._looking:
-            seen = None if image is None else self._images[image]
+        # Without the lock: what an image is may be looked up while processes are looked at.
+        seen = None if image is None else self._images[image]
         with self._resolving:
             answers = self._answers(seen, wanted)
             self._unresolved.update(why for _, why in answers if why is not None)
@@ -141,8 +142,7 @@ class Symbolizer:
 
     def unresolved(self) -> dict[str, int]:
         """Frames handed out so far that stayed addresses, by reason (``REASONS``)."""
-        with self._resolving:
-            return dict(sorted(self._unresolved.items()))
+        return dict(sorted(self._unresolved.items()))
 
     def notes(self) -> list[str]:
         """What was left out, one sentence for each file, in the order they were seen."""
@@ -151,12 +151,22 @@ class Symbolizer:
         with self._resolving:
             return [f"{file.shown}: {file.note}" for file in files if file.note]
 
+    def hurry(self) -> None:
+        """Ask the child nothing any more: addresses stay addresses, also those under way."""
+        self._child.stop()
+
     def close(self) -> None:
         """End the child and let go of all files; nothing is resolved any more."""
-        with self._resolving, self._looking:
+        self._child.stop()
+        with self._resolving:
             self._child.close()
             self._resolver.close()
-            self._files.close()
+            # A process that keeps who looks at it keeps the files open, too.
+            if self._looking.acquire(timeout=_PATIENCE_S):
+                try:
+                    self._files.close()
+                finally:
+                    self._looking.release()
 
     def _answers(self, image: Image | None, wanted: Sequence[Address]) -> list[Answer]:
         answers: list[Answer] = [

@@ -40,11 +40,6 @@ class Costs:
     budget_ratio: float = 0.01
     sample_ns: int = 50_000_000
 
-    @classmethod
-    def with_stacks(cls) -> Costs:
-        """What they cost where the stack of each is taken (benchmarks/stack_cost.py)."""
-        return cls(full_ns=cls.full_ns + 1_500)
-
 
 class LaunchPolicy:
     """Decides how launches are recorded; knows no clock and no kernel.
@@ -53,12 +48,13 @@ class LaunchPolicy:
     while, a while that doubles each time it was a mistake.
 
     Attributes:
+        costs: What the probes cost; may be set as that becomes known.
         mode: What is done now.
         period_ns: In mode SAMPLE: from the start of one window to that of the next.
     """
 
     def __init__(self, costs: Costs) -> None:
-        self._costs = costs
+        self.costs = costs
         self._rate: float | None = None
         self._over = 0
         self._under = 0
@@ -76,9 +72,9 @@ class LaunchPolicy:
         Returns:
             The mode from now on.
         """
-        budget = self._costs.budget_ratio
-        full_ratio = calls_per_s * self._costs.full_ns / _NS_PER_S
-        aggregate_ratio = calls_per_s * self._costs.aggregate_ns / _NS_PER_S
+        budget = self.costs.budget_ratio
+        full_ratio = calls_per_s * self.costs.full_ns / _NS_PER_S
+        aggregate_ratio = calls_per_s * self.costs.aggregate_ns / _NS_PER_S
         up = full_ratio if self.mode is Mode.FULL else aggregate_ratio
         down = full_ratio if self.mode is Mode.AGGREGATE else aggregate_ratio
         self._over = self._over + 1 if up > budget and self.mode is not Mode.SAMPLE else 0
@@ -107,6 +103,6 @@ class LaunchPolicy:
         self._over = self._under = 0
 
     def _set_period(self) -> None:
-        ratio = (self._rate or 0.0) * self._costs.aggregate_ns / _NS_PER_S
-        period_ns = self._costs.sample_ns * ratio / self._costs.budget_ratio
-        self.period_ns = int(min(max(period_ns, 2 * self._costs.sample_ns), _MAX_PERIOD_NS))
+        ratio = (self._rate or 0.0) * self.costs.aggregate_ns / _NS_PER_S
+        period_ns = self.costs.sample_ns * ratio / self.costs.budget_ratio
+        self.period_ns = int(min(max(period_ns, 2 * self.costs.sample_ns), _MAX_PERIOD_NS))

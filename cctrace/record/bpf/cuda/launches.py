@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -99,6 +99,7 @@ class LaunchController:
         source: Has the probes.
         ledger: Takes entries that make no sense.
         costs: What probes cost.
+        walk_ns: What the stack of a call recorded in full costs besides; None: none is taken.
         clock: Now, ns of CLOCK_MONOTONIC.
         barrier: Waits for programs that run.
     """
@@ -113,12 +114,14 @@ class LaunchController:
         source: LaunchSource,
         ledger: LossLedger,
         costs: Costs | None = None,
+        walk_ns: Callable[[], float] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         barrier: Callable[[], None] = wait_for_programs,
     ) -> None:
         self._asked = mode
         self._costs = costs or Costs()
         self._policy = LaunchPolicy(self._costs)
+        self._walk_ns = walk_ns
         self._map = kernel_map
         self._set_config = set_config
         self._source = source
@@ -226,6 +229,9 @@ class LaunchController:
         self._counted_from_ns = now_ns
         if busiest is None:
             return
+        if self._walk_ns is not None:
+            full_ns = self._costs.full_ns + self._walk_ns()
+            self._policy.costs = replace(self._costs, full_ns=full_ns)
         mode = self._policy.observe(busiest)
         if mode is not self._mode:
             self._enter(mode)

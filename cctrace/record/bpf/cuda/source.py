@@ -24,7 +24,6 @@ from cctrace.record.bpf import frontend, layout, syscalls
 from cctrace.record.bpf.cuda.decode import CallDecoder
 from cctrace.record.bpf.cuda.frames import Frames
 from cctrace.record.bpf.cuda.kernel_map import LaunchMap
-from cctrace.record.bpf.cuda.launch_policy import Costs
 from cctrace.record.bpf.cuda.launches import LaunchController
 from cctrace.record.bpf.cuda.memory import MemoryMap
 from cctrace.record.bpf.cuda.probe_cost import ProbeCost
@@ -33,7 +32,7 @@ from cctrace.record.bpf.elf import ElfFile, Function
 from cctrace.record.bpf.kernelfs import TraceFs
 from cctrace.record.bpf.probes import Events, Probes, Rows
 from cctrace.record.bpf.stacks.collector import StackCollector
-from cctrace.record.bpf.stacks.kernel_maps import STEPS, go_on_in
+from cctrace.record.bpf.stacks.kernel_maps import FILES, STEPS, go_on_in
 from cctrace.record.bpf.uprobes import (
     Mode,
     Site,
@@ -119,7 +118,7 @@ class Cuda:
         mode: Mode | None = None,
     ) -> None:
         files = ("cuda_arguments.bpf.c", "cuda.bpf.c")
-        self.files = files if stacks is None else ("stacks.bpf.c", *files, "cuda_stacks.bpf.c")
+        self.files = files if stacks is None else (*FILES, *files, "cuda_stacks.bpf.c")
         self._stacks = stacks
         self._launch_mode: LaunchMode = launches
         self._ledger = ledger
@@ -163,7 +162,7 @@ class Cuda:
             set_config=probes.set_config,
             source=self,
             ledger=self._ledger,
-            costs=Costs.with_stacks() if has_stacks else None,
+            walk_ns=self._stacks.walk_ns if has_stacks and self._stacks is not None else None,
         )
         self._launches.start()
         self._cost.measure(probes, self._programs)

@@ -20,6 +20,8 @@ from cctrace.record.bpf.stacks.interpreter import Interpreter
 from cctrace.record.bpf.stacks.memory import MAX_BYTES
 
 _MAX_TEXT: Final = 4096  # characters of a name or path
+# Of a table of lines; instructions beyond have none. To read that much takes 18 ms.
+_MAX_TABLE: Final = 64 << 10
 _U64: Final = struct.Struct("<Q")
 _U32: Final = struct.Struct("<I")
 _MAX_LINE: Final = (1 << 31) - 1
@@ -51,6 +53,11 @@ class Code:
     linetable: bytes
     address: int
     layout: Python
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes of memory."""
+        return 512 + len(self.linetable) + 4 * (len(self.function) + len(self.file))
 
     @property
     def is_shim(self) -> bool:
@@ -220,6 +227,7 @@ class CodeReader:
         size = _number(memory, address + self._at.bytes_size, _U64)
         if size is None or size > MAX_BYTES:
             return None
+        size = min(size, _MAX_TABLE)
         return memory.read(address + self._at.bytes_value, size) if size else b""
 
     def _text(self, memory: Readable, address: int) -> str | None:

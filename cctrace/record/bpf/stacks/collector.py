@@ -8,15 +8,19 @@ in another run of the same programs.
 Python frames are named by what the kernel copied of their code objects while they ran,
 and where that was too long by the process's memory; native ones and the kernel's at the
 end of the run, from files.
+
+The thread that empties the rings of all sources only copies records out here. A thread
+of this source's own decodes them: it reads memory and files of the traced processes,
+which can make it slow or keep it for ever. Nobody waits for it longer than a set time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -25,48 +29,32 @@ import pyarrow as pa
 
 from cctrace.record.bpf import layout
 from cctrace.record.bpf.ring import Ring
-from cctrace.record.bpf.stacks.code_objects import Code, Copied
+from cctrace.record.bpf.stacks.decoder import Decoder, source_of
 from cctrace.record.bpf.stacks.kernel_maps import KernelStacks, ProcessTable
-from cctrace.record.bpf.stacks.memory import Memory
-from cctrace.record.bpf.stacks.programs import Program, Programs
+from cctrace.record.bpf.stacks.programs import Programs
+from cctrace.record.bpf.stacks.stack import Stack, tables
 from cctrace.record.losses import LossLedger
-from cctrace.record.symbols import Frame, Symbolizer
-from cctrace.schema import TABLES
+from cctrace.record.symbols import Symbolizer
 
 if TYPE_CHECKING:
     from cctrace.record.bpf.probes import Probes
 
-Rows = list[tuple[str, pa.Table]]
-_CodeKey = tuple[int, int, int]
+Records = npt.NDArray[np.void] | Sequence[np.void]
 StackMode = Literal["none", "crossings", "all"]
 
 _RING_BYTES: Final = 4 << 20  # over a thousand stacks that are new
+_QUEUE_BYTES: Final = 32 << 20  # waiting to be decoded; beyond, the rings fill up
 _PAGE: Final = 4096
 _MAX_STACKS: Final = 1 << 16
-_MAX_CODES: Final = 1 << 16
-# The kernel's trampolines: what a call returns to whose return is probed (stacks.bpf.c).
-_TRAMPOLINES: Final = 0x7FFFFFFF0000
-_SOURCES: Final = {int(layout.Kind.CUDA): "cuda", int(layout.Kind.SCHED): "sched"}
-_TRUNCATED: Final = Frame("[truncated]", None, None, None, "native")
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """One distinct stack.
-
-    Attributes:
-        program: Of the process it was first seen in, what the symbolizer calls it.
-        kernel: The kernel's addresses, innermost first.
-        native: The program's addresses, innermost first, below those.
-        python: Frames of Python, innermost first, below those.
-        is_cut: It goes on.
-    """
-
-    program: int | None
-    kernel: tuple[int, ...]
-    native: tuple[int, ...]
-    python: tuple[Frame, ...]
-    is_cut: bool
+_BATCH_PATIENCE_S: Final = 2.0  # that a batch of events waits for its stacks
+_LAST_PATIENCE_S: Final = 10.0  # that the end of the recording does
+_LOOK_PATIENCE_S: Final = 0.1  # that who is about to run something new does
+# After a process's end, until its programs are forgotten: its last stacks are on the way.
+_KEPT_S: Final = 5.0
+# Of one walk, by benchmarks/stack_cost.py, ns.
+_WALK_NS, _NATIVE_NS, _PYTHON_NS = 800, 130, 70
+# Frames of a launch until some have been seen: those of a Python engine.
+_USUAL: Final = (3, 40)
 
 
 class StackCollector:
@@ -74,7 +62,7 @@ class StackCollector:
 
     Use: ``flags`` and ``attach`` from each family that has stacks walked, ``drain``
     often, ``look_at`` a process that is about to run something new, ``column`` for each
-    batch of events, ``finish`` and ``close``.
+    batch of events, ``ending`` when nothing new comes, ``rows`` and ``close``.
 
     Args:
         mode: ``crossings``: of calls alone; ``all``: also of waits.
@@ -92,18 +80,28 @@ class StackCollector:
         self.mode = mode
         self._ledger = ledger
         self._symbolizer = symbolizer or Symbolizer()
-        self._lock = threading.RLock()
+        self._draining = threading.Lock()  # of the rings; taken before the other one
         self._ring: Ring | None = None
         self._code_ring: Ring | None = None
-        # By program, address, and what tells codes of one address apart; not yet read.
-        self._copies: dict[_CodeKey, Copied] = {}
-        self._codes: dict[_CodeKey, Code] = {}
-        self._kernels: KernelStacks | None = None
+        self._table: ProcessTable | None = None
         self._programs: Programs | None = None
+        self._decoder: Decoder | None = None
+        # Guards all that follows; never held while anything of a process is read.
+        self._changed = threading.Condition()
+        self._looks: deque[tuple[int, threading.Event]] = deque()
+        self._batches: deque[tuple[Records, Records, int]] = deque()
+        self._queued_bytes = 0
+        self._given = self._done = self._wanted = 0  # batches
+        self._left = 0  # stacks in batches that are not done
+        self._ended: deque[tuple[float, int]] = deque()
         self._numbers: dict[int, int] = {}  # of the run, by the kernel's
-        self._stacks: dict[int, _Stack] = {}
+        self._stacks: dict[int, Stack] = {}
+        self._frames = [0, 0]  # native and Python ones, of all distinct stacks
         self._refused: dict[str, str] = {}
         self._error: str | None = None
+        self._is_late = False
+        self._deadline: float | None = None
+        self._is_closed = False
         self.shown_by: str | None = None
 
     def flags(self, define: str) -> list[str]:
@@ -125,40 +123,70 @@ class StackCollector:
         Raises:
             OSError: The kernel refuses.
         """
-        with self._lock:
-            self.shown_by = self.shown_by or source
-            if self._ring is None:
-                fd = probes.module.map_fd("stack_ring")
-                self._ring = Ring(fd, _RING_BYTES, layout.STACK)
-                self._programs = Programs(ProcessTable(probes.module), self._symbolizer)
-                codes = probes.module.map_fd("stack_code_ring")
-                self._code_ring = Ring(codes, _RING_BYTES, layout.CODE)
-            if waits:
-                self._kernels = KernelStacks(probes.module)
+        self.shown_by = self.shown_by or source
+        if self._decoder is None:
+            ring = Ring(probes.module.map_fd("stack_ring"), _RING_BYTES, layout.STACK)
+            codes = Ring(probes.module.map_fd("stack_code_ring"), _RING_BYTES, layout.CODE)
+            self._table = ProcessTable(probes.module)
+            self._begin(ring, codes, Programs(self._table, self._symbolizer))
+        if waits and self._decoder is not None:
+            self._decoder.kernels = KernelStacks(probes.module)
 
     def refuse(self, source: str, error: OSError) -> None:
         """Note that a source's stacks cannot be walked; it goes on without."""
         self.shown_by = self.shown_by or source
         self._refused[source] = error.strerror or str(error)
 
-    def look_at(self, pid: int) -> None:
-        """Take note of what a process runs, while it waits or runs."""
-        with self._lock, self._harmless():
-            if self._programs is not None:
-                self._programs.current(pid)
+    def look_at(self, pid: int) -> Callable[[], None]:
+        """Take note of what a process runs, while it waits or runs.
 
-    def drain(self) -> None:
-        """Take the stacks that are new."""
-        with self._lock:
-            if self._ring is None or self._code_ring is None or self._programs is None:
-                return
+        Returns:
+            Waits until that is done, a tenth of a second at most.
+        """
+        looked = threading.Event()
+        with self._changed:
+            if self._decoder is None or self._is_closed:
+                return lambda: None
+            self._looks.append((pid, looked))
+            self._changed.notify_all()
+
+        def wait() -> None:
+            looked.wait(_LOOK_PATIENCE_S)
+
+        return wait
+
+    def process_ended(self, pid: int) -> None:
+        """Forget a process's programs, once its stacks are taken."""
+        with self._changed:
+            if self._decoder is not None:
+                self._ended.append((time.monotonic() + _KEPT_S, pid))
+
+    def drain(self) -> bool:
+        """Take the stacks that are new out of their rings, to be decoded.
+
+        Where too many wait for that none are taken: the rings fill, and the programs
+        drop and count.
+
+        Returns:
+            Whether everything was taken.
+        """
+        with self._draining:
+            if self._ring is None or self._code_ring is None:
+                return True
+            if self._queued_bytes > _QUEUE_BYTES:
+                return False
             # What a stack consists of is written down before it is.
             stacks = self._ring.drain()
-            for record in self._code_ring.drain():
-                self._take_code(record)
-            for record in stacks:
-                with self._harmless():
-                    self._take(self._programs, record)
+            codes = self._code_ring.drain()
+            if not len(stacks) and not len(codes):
+                return True
+            with self._changed:
+                self._batches.append((codes, stacks, time.monotonic_ns()))
+                self._queued_bytes += _bytes(codes, stacks)
+                self._given += 1
+                self._left += len(stacks)
+                self._changed.notify_all()
+        return True
 
     def column(self, numbers: npt.NDArray[np.uint64], source: str) -> pa.Array:
         """The column ``stack_id`` of a batch of events.
@@ -175,48 +203,174 @@ class StackCollector:
             return pa.nulls(len(numbers), pa.int64())
         distinct, places = np.unique(numbers, return_inverse=True)
         wanted = distinct.tolist()
-        with self._lock:
-            if any(number and number not in self._numbers for number in wanted):
-                self.drain()
+        if any(number and number not in self._numbers for number in wanted):
+            self._catch_up()
+        with self._changed:
             found = np.array([self._numbers.get(number, 0) for number in wanted], np.int64)
         values = found[places]
         self._ledger.add(source, "stack_unknown", int((taken & (values == 0)).sum()))
         return pa.array(values, mask=values == 0)
 
-    def finish(self) -> Rows:
-        """The table ``stacks``, by ``stack_id``."""
-        self.drain()
-        with self._lock, self._harmless():
-            if self._stacks:
-                numbers = sorted(self._stacks)
-                frames = self._frames([self._stacks[number] for number in numbers])
-                columns = {"stack_id": numbers, "frames": frames}
-                return [("stacks", pa.table(columns, schema=TABLES["stacks"].arrow))]
-        return []
+    def walk_ns(self) -> int:
+        """What a walk costs the thread that calls, by the mean of the stacks seen so far."""
+        with self._changed:
+            count = len(self._stacks)
+            native, python = self._frames if count else _USUAL
+        return _WALK_NS + (_NATIVE_NS * native + _PYTHON_NS * python) // max(count, 1)
+
+    def ending(self) -> None:
+        """Nothing new comes: from here on, what is there is waited for, but not long."""
+        with self._changed:
+            if self._deadline is None:
+                self._deadline = time.monotonic() + _LAST_PATIENCE_S
+
+    def hurry(self) -> None:
+        """Wait for nothing any more; addresses that are not named yet stay addresses."""
+        with self._changed:
+            self._deadline = 0.0
+            self._changed.notify_all()
+        self._symbolizer.hurry()
+
+    def rows(self) -> Iterator[tuple[str, pa.Table]]:
+        """The table ``stacks``, by ``stack_id``, in parts. Takes the time that naming does."""
+        self.ending()
+        self._catch_up()
+        with self._changed:
+            stacks = dict(self._stacks)
+            left, self._left = self._left, 0
+        self._ledger.add(self.shown_by or "cuda", "stack_failed", left)
+        with self._harmless():
+            for table in tables(stacks, self._symbolizer):
+                yield "stacks", table
 
     def detail(self) -> dict[str, Any]:
         """What the manifest says of stacks."""
-        with self._lock:
-            found: dict[str, Any] = {"mode": self.mode, "distinct": len(self._stacks)}
-            if self._programs is not None:
-                found |= self._programs.detail()
-            if self._error is not None:
-                found["error"] = self._error
-            if self._refused:
-                found["refused"] = dict(self._refused)
-            unresolved = self._symbolizer.unresolved()
-            if unresolved:
-                found["unresolved"] = unresolved
-            return found
+        found: dict[str, Any] = {"mode": self.mode, "distinct": len(self._stacks)}
+        if self._programs is not None:
+            found |= self._programs.detail()
+        if self._error is not None:
+            found["error"] = self._error
+        if self._refused:
+            found["refused"] = dict(self._refused)
+        unresolved = self._symbolizer.unresolved()
+        if unresolved:
+            found["unresolved"] = unresolved
+        return found
 
     def close(self) -> None:
         """Give everything back."""
-        with self._lock:
+        with self._changed:
+            self._is_closed = True
+            self._batches.clear()
+            self._looks.clear()
+            self._changed.notify_all()
+        # A reader that is kept may come back later: it is to find no map.
+        if self._table is not None:
+            self._table.close()
+        if self._decoder is not None:
+            self._decoder.kernels = None
+        with self._draining:
             for ring in (self._ring, self._code_ring):
                 if ring is not None:
                     ring.close()
             self._ring = self._code_ring = None
-            self._symbolizer.close()
+        self._symbolizer.close()
+
+    def _begin(self, ring: Ring, code_ring: Ring, programs: Programs) -> None:
+        self._ring, self._code_ring, self._programs = ring, code_ring, programs
+        self._decoder = Decoder(programs, self._ledger)
+        threading.Thread(
+            target=self._decode_all,
+            args=(self._decoder, programs),
+            name="cctrace-stacks",
+            daemon=True,
+        ).start()
+
+    def _catch_up(self) -> None:
+        """Wait until what is in the rings now has been decoded, within limits."""
+        is_whole = False
+        while not is_whole:
+            is_whole = self.drain()
+            with self._changed:
+                self._wanted = self._given
+                # Who was waited for in vain once is not waited for again until it is through.
+                self._is_late = not self._changed.wait_for(self._is_through, self._patience_s())
+                if self._is_late or self._deadline == 0:
+                    return
+
+    def _is_through(self) -> bool:
+        return self._done >= self._wanted or self._deadline == 0
+
+    def _patience_s(self) -> float:
+        if self._deadline is not None:
+            return max(self._deadline - time.monotonic(), 0.0)
+        return 0.0 if self._is_late else _BATCH_PATIENCE_S
+
+    def _decode_all(self, decoder: Decoder, programs: Programs) -> None:
+        while True:
+            with self._changed:
+                if not (self._looks or self._batches or self._is_closed):
+                    self._changed.wait(_KEPT_S)
+                if self._is_closed:
+                    return
+                batch = self._batches.popleft() if self._batches else None
+            self._look(programs)
+            if batch is not None:
+                self._decode(decoder, programs, *batch)
+            if not self._batches:
+                self._forget_ended(programs)
+
+    def _decode(
+        self,
+        decoder: Decoder,
+        programs: Programs,
+        codes: Records,
+        stacks: Records,
+        drained_ns: int,
+    ) -> None:
+        for record in codes:
+            with self._harmless():
+                decoder.take_code(record)
+        for record in stacks:
+            self._look(programs)  # somebody waits for that
+            with self._harmless():
+                self._take(decoder, record, drained_ns)
+            with self._changed:
+                self._left = max(self._left - 1, 0)
+        with self._changed:
+            self._done += 1
+            self._queued_bytes -= _bytes(codes, stacks)
+            self._changed.notify_all()
+
+    def _look(self, programs: Programs) -> None:
+        """Look at the processes that wait to be looked at."""
+        while self._looks:
+            with contextlib.suppress(IndexError):  # closed meanwhile
+                pid, looked = self._looks.popleft()
+                with self._harmless():
+                    programs.current(pid)
+                looked.set()
+
+    def _forget_ended(self, programs: Programs) -> None:
+        while self._ended and self._ended[0][0] <= time.monotonic():
+            _, pid = self._ended.popleft()
+            programs.drop(pid)
+
+    def _take(self, decoder: Decoder, record: np.void, drained_ns: int) -> None:
+        number = int(record["id"])
+        if number in self._numbers:
+            return
+        own, stack = decoder.take(record, drained_ns)
+        with self._changed:
+            if own not in self._stacks:
+                if len(self._stacks) >= _MAX_STACKS:
+                    pid = int(record["pid"])
+                    self._ledger.add(source_of(record), "stack_map_full", 1, pid=pid)
+                    return
+                self._stacks[own] = stack
+                self._frames[0] += len(stack.native)
+                self._frames[1] += len(stack.python)
+            self._numbers[number] = own
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -227,139 +381,6 @@ class StackCollector:
             self._ledger.add(self.shown_by or "cuda", "stack_failed", 1)
             self._error = repr(error)
 
-    def _take(self, programs: Programs, record: np.void) -> None:
-        number, source = int(record["id"]), _SOURCES.get(int(record["family"]), "cuda")
-        if number in self._numbers:
-            return
-        flags, pid = int(record["flags"]), int(record["pid"])
-        looked_at = int(record["looked_at"])
-        program = programs.of(pid, int(record["image"]), looked_at)
-        if not looked_at and not program.looked_at:
-            programs.look_again(program)
-        natives = record["native"][: int(record["natives"])].tolist()
-        native = self._native(programs, program, natives)
-        pythons = record["python"][: int(record["pythons"])].tolist()
-        python = self._python(program, pythons, source)
-        kernel: tuple[int, ...] = ()
-        if int(record["kernel"]) >= 0 and self._kernels is not None:
-            kernel = self._kernels.addresses(int(record["kernel"]))
-        is_cut = bool(flags & layout.StackFlag.CUT)
-        if is_cut:
-            self._ledger.add(source, "stack_truncated", 1, pid=pid)
-        if flags & layout.StackFlag.UNREADABLE:
-            self._ledger.add(source, "stack_unreadable", 1, pid=pid)
-        stack = _Stack(program.symbols, kernel, native, python, is_cut)
-        own = _content_number(program, stack)
-        if own not in self._stacks:
-            if len(self._stacks) >= _MAX_STACKS:
-                self._ledger.add(source, "stack_map_full", 1, pid=pid)
-                return
-            self._stacks[own] = stack
-        self._numbers[number] = own
 
-    def _native(
-        self, programs: Programs, program: Program, addresses: Sequence[int]
-    ) -> tuple[int, ...]:
-        """Addresses as far as they lie in code; a walk that goes astray ends there."""
-        kept = [address for address in addresses if address < _TRAMPOLINES]
-        strange = _first_outside(program, kept)
-        if strange is not None and programs.look_again(program):
-            strange = _first_outside(program, kept)
-        # Of a program that was gone nothing is known, and nothing can be told astray.
-        if strange is not None and program.regions.regions:
-            kept = kept[:strange]
-        return tuple(kept)
-
-    def _take_code(self, record: np.void) -> None:
-        """Keep what was copied of a code object; which Python's it is, its stack tells."""
-        addresses = [int(record[name]) for name in ("code", "name", "file", "lines")]
-        parts = [record[f"{name}_object"].tobytes() for name in ("code", "name", "file", "lines")]
-        key = (int(record["image"]), addresses[0], int(record["mark"]))
-        if len(self._copies) < _MAX_CODES:
-            self._copies[key] = Copied(list(zip(addresses, parts, strict=True)))
-
-    def _python(
-        self, program: Program, frames: Iterable[tuple[int, int, int]], source: str
-    ) -> tuple[Frame, ...]:
-        found = []
-        unnamed = 0
-        for address, place, mark in frames:
-            code = self._code(program, address, mark)
-            if code is not None:
-                if not code.is_shim:
-                    line = code.line(place)
-                    found.append(Frame(code.function, None, code.file, line, "python"))
-            elif program.python is None or not program.python.reader.is_none(address):
-                unnamed += 1
-                found.append(Frame(f"<python {address:#x}>", None, None, None, "python"))
-        self._ledger.add(source, "stack_unresolved", unnamed, pid=program.pid)
-        return tuple(found)
-
-    def _code(self, program: Program, address: int, mark: int) -> Code | None:
-        """A code object, as it was copied; what is too long for that from memory."""
-        key = (program.image, address, mark)
-        code = self._codes.get(key)
-        if code is not None or program.python is None:
-            return code
-        reader = program.python.reader
-        copy = self._copies.pop(key, None)
-        if copy is not None:
-            code = reader.read(copy, address, mark)
-        if code is None:
-            code = reader.read(Memory(program.pid), address, mark)
-        if code is not None and len(self._codes) < _MAX_CODES:
-            self._codes[key] = code
-        return code
-
-    def _frames(self, stacks: Sequence[_Stack]) -> list[list[dict[str, Any]]]:
-        """Frames of each stack, named: the kernel's, native ones, Python's."""
-        by_program: dict[int | None, set[int]] = {}
-        for stack in stacks:
-            by_program.setdefault(stack.program, set()).update(stack.native)
-        native: dict[tuple[int | None, int], list[Frame]] = {}
-        for program, addresses in by_program.items():
-            ordered = sorted(addresses)
-            named = self._symbolizer.native(program, ordered)
-            native |= {
-                (program, address): frames for address, frames in zip(ordered, named, strict=True)
-            }
-        kernels = sorted({address for stack in stacks for address in stack.kernel})
-        named_kernels = self._symbolizer.kernel(kernels) if kernels else []
-        kernel = dict(zip(kernels, named_kernels, strict=True))
-        rows = []
-        for stack in stacks:
-            frames = [kernel[address] for address in stack.kernel]
-            for address in stack.native:
-                frames += native[stack.program, address]
-            frames += stack.python
-            if stack.is_cut:
-                frames.append(_TRUNCATED)
-            rows.append([frame._asdict() for frame in frames])
-        return rows
-
-
-def _first_outside(program: Program, addresses: Sequence[int]) -> int | None:
-    for number, address in enumerate(addresses):
-        if program.regions.find(address - 1) is None:
-            return number
-    return None
-
-
-def _content_number(program: Program, stack: _Stack) -> int:
-    """A number made of what a stack consists of: 63 bits, never 0."""
-    digest = hashlib.blake2b(digest_size=8)
-    for address in stack.kernel:
-        digest.update(b"k%x;" % address)
-    for address in stack.native:
-        region = program.regions.find(address - 1)
-        if region is not None and (region.is_file or region.is_special):
-            digest.update(b"n%s+%x;" % (region.path, address - region.start + region.offset))
-        else:  # code that a program made for itself is its own
-            digest.update(b"a%d.%d.%x;" % (program.pid, program.image, address))
-    for frame in stack.python:
-        text = f"p{frame.function}\0{frame.file}\0{frame.line}\0"
-        if frame.file is None:
-            text += f"{program.pid}.{program.image}"
-        digest.update(text.encode("utf-8", "surrogatepass"))
-    digest.update(b"+" if stack.is_cut else b".")
-    return int.from_bytes(digest.digest(), "little") & ((1 << 63) - 1) or 1
+def _bytes(codes: Records, stacks: Records) -> int:
+    return len(codes) * layout.CODE.itemsize + len(stacks) * layout.STACK.itemsize

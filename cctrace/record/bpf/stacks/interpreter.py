@@ -24,6 +24,7 @@ from cctrace.record.bpf.layout import STACK_PROCESS, Python
 from cctrace.record.bpf.stacks.memory import Memory
 from cctrace.record.bpf.stacks.offsets import DEBUG_BYTES, TABLE, Offsets, debug_offsets
 from cctrace.record.symbols import maps
+from cctrace.record.symbols.frame import decode
 
 _NAME: Final = re.compile(rb"(lib)?python\d")
 _RUNTIME, _VERSION = "_PyRuntime", "Py_Version"
@@ -33,6 +34,8 @@ _WANTED: Final = (_RUNTIME, _VERSION, _CODE, _NONE)
 _MODULE: Final = re.compile(rb"\.cpython-3(\d\d)-|python3\.(\d\d)")
 _MAX_PROGRAM_BYTES: Final = 256 << 20
 _MAX_LISTED: Final = 4096
+_MAX_CANDIDATES: Final = 16
+_MAX_TOLD: Final = 64  # threads whose numbers tell where a pthread has its own
 # glibc for x86-64: tid in struct pthread (nptl/descr.h), after a header of 704 bytes
 # and a list of two pointers.
 _PTHREAD_TID: Final = 720
@@ -82,15 +85,30 @@ def find_interpreter(pid: int, regions: Iterable[maps.Region]) -> Interpreter | 
         NoWalkError: It does, and it cannot be walked.
     """
     regions = list(regions)
+    for region in candidates(pid, regions):
+        symbols = _symbols(pid, region)
+        if _RUNTIME in symbols:
+            return _Finder(pid, region, symbols, regions).find()
+    return None
+
+
+def candidates(pid: int, regions: Iterable[maps.Region]) -> list[maps.Region]:
+    """Mappings of files that may be an interpreter's: by their name, and the program's own."""
+    exe = b""
     with contextlib.suppress(OSError):
-        exe = os.readlink(f"/proc/{pid}/exe").encode("utf-8", "surrogateescape")  # noqa: PTH115 - bytes
-        candidates = [r for r in regions if r.is_file and (_is_named(r.path) or r.path == exe)]
-        # A library before the program: one that is linked to libpython has none itself.
-        candidates.sort(key=lambda region: b"libpython" not in region.path)
-        for region in candidates:
-            symbols = _symbols(pid, region)
-            if _RUNTIME in symbols:
-                return _Finder(pid, region, symbols, regions).find()
+        exe = os.fsencode(os.readlink(f"/proc/{pid}/exe"))  # noqa: PTH115 - bytes
+    found = [r for r in regions if r.is_file and (_is_named(r.path) or r.path == exe)]
+    # A library before the program: one that is linked to libpython has none itself.
+    found.sort(key=lambda region: b"libpython" not in region.path)
+    return found[:_MAX_CANDIDATES]
+
+
+def namespace(pid: int) -> tuple[int, int] | None:
+    """Device and inode of a process's own process namespace; None: it is ours, or unknown."""
+    with contextlib.suppress(OSError):
+        theirs, ours = (os.stat(f"/proc/{of}/ns/pid") for of in (pid, "self"))  # noqa: PTH116 - no file
+        if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+            return theirs.st_dev, theirs.st_ino
     return None
 
 
@@ -120,11 +138,9 @@ def process_entry(interpreter: Interpreter | None, number: int, image: int, pid:
         entry["code_file_at"] = offsets.code.filename
         entry["code_lines_at"] = offsets.code.linetable
         entry["text_hash_at"] = offsets.code.text_hash
-        with contextlib.suppress(OSError):
-            theirs, ours = (os.stat(f"/proc/{of}/ns/pid") for of in (pid, "self"))  # noqa: PTH116 - no file
-            if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
-                entry["namespace_device"] = theirs.st_dev
-                entry["namespace_inode"] = theirs.st_ino
+        own = namespace(pid)
+        if own is not None:
+            entry["namespace_device"], entry["namespace_inode"] = own
     return entry
 
 
@@ -152,18 +168,19 @@ def _symbols(pid: int, region: maps.Region) -> dict[str, int]:
 
 
 def _values(elf: ElfFile, wanted: Iterable[str]) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for symbols, strings in elf.symbol_tables():
-        names = symbols["name"]
+        defined = symbols[symbols["section"] != 0]
+        text = np.frombuffer(strings, np.uint8)
         for name in wanted:
-            text = name.encode() + b"\0"
-            at = strings.find(text)
-            while at >= 0 and name not in found:
-                # The end of a longer name may serve as a name of its own.
-                rows = symbols[(names == at) & (symbols["section"] != 0)]
-                if len(rows):
-                    found[name] = int(rows["value"][0])
-                at = strings.find(text, at + 1)
+            if name in found:
+                continue
+            # All symbols at once, a byte at a time: each pass leaves few for the next.
+            rows = np.flatnonzero(defined["name"] + np.int64(len(name)) < len(text))
+            for at, byte in enumerate(name.encode() + b"\0"):
+                rows = rows[text[defined["name"][rows].astype(np.int64) + at] == byte]
+            if len(rows):
+                found[name] = int(defined["value"][rows[0]])
     return found
 
 
@@ -185,7 +202,7 @@ class _Finder:
         Raises:
             NoWalkError: It cannot be walked.
         """
-        path = os.fsdecode(self._region.path)
+        path = decode(self._region.path)
         runtime, code_type = self._symbols[_RUNTIME], self._symbols.get(_CODE)
         if code_type is None:
             raise NoWalkError(f"{path} does not say where its code objects' type is")
@@ -244,7 +261,7 @@ class _Finder:
         numbers = _numbers(self._pid)
         state = self._memory.u64(head)
         pthreads: list[int] = []
-        while state and len(pthreads) < _MAX_LISTED:
+        while state and len(pthreads) < _MAX_TOLD:
             pthreads.append(self._memory.u64(state + offsets.thread) or 0)
             state = self._memory.u64(state + offsets.next)
         at: int

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from cctrace.record.bpf import frontend, layout
+from cctrace.record.bpf import frontend
 
+# Sources of the walk, in their order.
+FILES: Final = ("stacks.bpf.c", "stack_python.bpf.c")
 # Programs that a walk consists of, by what is added to the first one's name: in the order
 # of enum stack_program of stacks.bpf.c.
 STEPS: Final = ("", "_note", "_write")
@@ -18,27 +20,33 @@ _MAX_KERNEL_FRAMES: Final = 127  # PERF_MAX_STACK_DEPTH, include/uapi/linux/perf
 
 
 class ProcessTable:
-    """The map ``stack_processes``.
+    """The maps ``stack_images`` and ``stack_processes``.
 
     Args:
         module: The compiled programs.
     """
 
     def __init__(self, module: frontend.Module) -> None:
+        self._images: Any = module.table("stack_images")
         self._table: Any = module.table("stack_processes")
 
-    def get(self, pid: int) -> np.void | None:
-        """The entry of a process; None: it has none."""
-        with contextlib.suppress(KeyError):
-            leaf = self._table[self._table.Key(pid)]
-            entry: np.void = np.frombuffer(bytes(leaf), layout.STACK_PROCESS)[0]
-            return entry
-        return None
+    def image(self, pid: int) -> int:
+        """When the program of a process began; 0: before it was traced."""
+        images = self._images
+        if images is not None:
+            with contextlib.suppress(KeyError):
+                return int(images[images.Key(pid)].value)
+        return 0
 
     def put(self, pid: int, entry: np.void) -> None:
-        """Set the entry of a process."""
-        leaf = self._table.Leaf.from_buffer_copy(entry.tobytes())
-        self._table[self._table.Key(pid)] = leaf
+        """Set the entry of a process, which the kernel uses if its image is the process's own."""
+        table = self._table
+        if table is not None:
+            table[table.Key(pid)] = table.Leaf.from_buffer_copy(entry.tobytes())
+
+    def close(self) -> None:
+        """Leave the maps alone from now on: their descriptors are about to be others'."""
+        self._images = self._table = None
 
 
 class KernelStacks:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -18,7 +17,9 @@ from cctrace.record.bpf.stacks.code_objects import CodeReader
 from cctrace.record.bpf.stacks.interpreter import (
     Interpreter,
     NoWalkError,
+    candidates,
     find_interpreter,
+    namespace,
     process_entry,
 )
 from cctrace.record.symbols import Symbolizer, maps
@@ -27,18 +28,22 @@ from cctrace.record.symbols import Symbolizer, maps
 # code all the time.
 _AGAIN_NS: Final = 20_000_000
 _MAX_LOOKS: Final = 500
+# So often whatever is found is looked for anew: libraries may be mapped half, threads
+# be at their beginning. Later only where something new that may be a Python is mapped.
+_TRIES: Final = 10
+_MAX_REASONS: Final = 64  # that are told apart: a program's own words are in them
 _NO_PYTHON: Final = 1  # what the kernel calls programs that are none
 _MAX_PYTHONS: Final = 60_000  # it has 16 bits for them
 
 
 class ProcessMap(Protocol):
-    """The kernel's map of programs by process."""
+    """The kernel's maps of programs by process."""
 
-    def get(self, pid: int) -> np.void | None:
-        """The entry (``layout.STACK_PROCESS``) of a process."""
+    def image(self, pid: int) -> int:
+        """When the program of a process began; 0: before it was traced."""
 
     def put(self, pid: int, entry: np.void) -> None:
-        """Set it."""
+        """Set the entry (``layout.STACK_PROCESS``) of a process, used if its image is right."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ class Python:
         number: What the kernel calls it.
         interpreter: What it is.
         reader: Reads its code objects.
+        namespace: Of the process it was found in, as ``interpreter.namespace`` has it.
     """
 
     number: int
     interpreter: Interpreter
     reader: CodeReader
+    namespace: tuple[int, int] | None = None
 
 
 class Program:
@@ -66,6 +73,12 @@ class Program:
         regions: Where its code lies, as of the last look.
         looked_at: What the kernel was told that it is; 0: nothing yet.
         python: Its Python; None: none, or none that can be walked.
+        seen_ns: When its mappings were last read, ns of CLOCK_MONOTONIC; 0: never.
+        looked_ns: When that was last tried.
+        looks: How often.
+        tried: Mappings in which no Python that can be walked was found.
+        refusal: Why its Python is not walked; None: there is no reason yet.
+        is_told: Whether the kernel has been told of it, or of whom it was forked from.
     """
 
     def __init__(self, pid: int, image: int) -> None:
@@ -75,8 +88,12 @@ class Program:
         self.regions = maps.RegionMap([])
         self.looked_at = 0
         self.python: Python | None = None
+        self.seen_ns = 0
         self.looked_ns = 0
         self.looks = 0
+        self.tried: frozenset[maps.Region] | None = None
+        self.refusal: str | None = None
+        self.is_told = False
 
 
 class Programs:
@@ -122,8 +139,7 @@ class Programs:
 
     def current(self, pid: int) -> Program:
         """The program that a process runs now, looked at just now."""
-        entry = self._table.get(pid)
-        image = int(entry["image"]) if entry is not None else 0
+        image = self._table.image(pid)
         is_new = (pid, image) not in self._programs
         program = self.of(pid, image)
         if not is_new:
@@ -141,61 +157,90 @@ class Programs:
     def look(self, program: Program) -> None:
         """Take down where the program's code lies, and tell the kernel of its Python."""
         program.looks += 1
-        program.looked_ns = time.monotonic_ns()
+        began_ns = program.looked_ns = time.monotonic_ns()
         if not self._is_current(program):
             return
-        try:
-            text = Path(f"/proc/{program.pid}/maps").read_bytes()
-        except OSError:
-            return
-        regions = maps.parse(text)
+        regions = maps.parse(maps.read(program.pid))
         symbols = self._symbolizer.observe(program.pid)
         if not regions or not self._is_current(program):
             return  # it ended, or became another, while we looked
         program.regions = maps.RegionMap(maps.merged(program.regions.regions, regions))
         program.symbols = symbols
-        if not program.looked_at:
+        program.seen_ns = began_ns
+        if program.python is None:
             self._look_for_python(program, regions)
+        elif not program.is_told:
+            self._take_namespace(program, program.python)
+
+    def drop(self, pid: int) -> None:
+        """Forget the programs of a process that has ended and whose stacks are taken."""
+        for key in [key for key in self._programs if key[0] == pid]:
+            del self._programs[key]
+        self._latest.pop(pid, None)
 
     def detail(self) -> dict[str, object]:
         """Interpreters met, and why some were not walked, with how many programs."""
         count = Counter(
             (".".join(map(str, python.interpreter.version)), python.interpreter.path)
-            for python in self._pythons.values()
+            for python in list(self._pythons.values())  # others may be added meanwhile
         )
         return {
             "python": [
                 {"version": version, "path": path, "programs": programs}
                 for (version, path), programs in sorted(count.items())
             ],
-            "not_walked": dict(sorted(self._not_walked.items())),
+            "not_walked": {why: n for why, n in sorted(self._not_walked.items()) if n},
         }
 
     def _is_current(self, program: Program) -> bool:
-        entry = self._table.get(program.pid)
-        return entry is None or int(entry["image"]) == program.image
+        return self._table.image(program.pid) == program.image
 
     def _look_for_python(self, program: Program, regions: list[maps.Region]) -> None:
-        interpreter = None
+        found = frozenset(candidates(program.pid, regions))
+        if program.looks > _TRIES and program.tried is not None and found <= program.tried:
+            return
+        program.tried = found
+        interpreter = refusal = None
         try:
             interpreter = find_interpreter(program.pid, regions)
         except NoWalkError as error:
-            self._not_walked[str(error)] += 1
-        number = _NO_PYTHON
+            refusal = str(error)
         if interpreter is not None and not interpreter.threads_head:
-            if program.looks < _MAX_LOOKS:
-                return  # it has not begun: the next new stack has us look again
-            self._not_walked["its Python never began"] += 1
-            interpreter = None
+            program.tried = None  # it has not begun: the next new stack has us look again
+            refusal, interpreter = "its Python had not begun when it was last looked at", None
+        if interpreter is not None and len(self._pythons) >= _MAX_PYTHONS:
+            refusal, interpreter = "too many programs of Python", None
+        self._note(program, refusal)
         if interpreter is not None:
-            if len(self._pythons) >= _MAX_PYTHONS:
-                self._not_walked["too many programs of Python"] += 1
-                interpreter = None
-            else:
-                number += 1 + len(self._pythons)
-                program.python = Python(number, interpreter, CodeReader(interpreter))
-                self._pythons[number] = program.python
+            number = _NO_PYTHON + 1 + len(self._pythons)
+            program.python = Python(
+                number, interpreter, CodeReader(interpreter), namespace(program.pid)
+            )
+            self._pythons[number] = program.python
+            self._tell(program, number, interpreter)
+        elif program.looked_at != _NO_PYTHON and program.tried is not None:
+            self._tell(program, _NO_PYTHON, None)
+
+    def _tell(self, program: Program, number: int, interpreter: Interpreter | None) -> None:
+        """Tell the kernel; where another program has begun since, that does not count."""
         program.looked_at = number
-        if self._is_current(program):
-            entry = process_entry(interpreter, number, program.image, program.pid)
-            self._table.put(program.pid, entry)
+        program.is_told = True
+        entry = process_entry(interpreter, number, program.image, program.pid)
+        self._table.put(program.pid, entry)
+
+    def _take_namespace(self, program: Program, python: Python) -> None:
+        """A process may have been made into another process namespace than its maker's."""
+        if namespace(program.pid) != python.namespace:
+            self._tell(program, python.number, python.interpreter)
+        program.is_told = True
+
+    def _note(self, program: Program, refusal: str | None) -> None:
+        """Count each program by the last reason why its Python is not walked."""
+        is_full = len(self._not_walked) >= _MAX_REASONS
+        if refusal is not None and is_full and refusal not in self._not_walked:
+            refusal = "other reasons"
+        if program.refusal is not None:
+            self._not_walked[program.refusal] -= 1
+        if refusal is not None:
+            self._not_walked[refusal] += 1
+        program.refusal = refusal
