@@ -72,14 +72,12 @@ class Child:
         with self._lock:
             if self.lost or self._is_stopped:
                 return None
-            memory = os.memfd_create("cctrace-symbols")
-            try:
-                return self._ask({**request, "seconds": seconds}, [memory, *fds], seconds)
-            except (OSError, ValueError):
-                self._give_up()
-                return None
-            finally:
-                os.close(memory)
+            with contextlib.ExitStack() as memories:
+                try:
+                    return self._ask({**request, "seconds": seconds}, fds, seconds, memories)
+                except (OSError, ValueError):
+                    self._give_up()
+                    return None
 
     def stop(self) -> None:
         """Have no more to do with the child; who waits for its answer gets none."""
@@ -93,28 +91,45 @@ class Child:
             self._give_up()
 
     def _ask(
-        self, request: dict[str, Any], fds: list[int], seconds: float
+        self,
+        request: dict[str, Any],
+        fds: list[int],
+        seconds: float,
+        memories: contextlib.ExitStack,
     ) -> dict[str, Any] | None:
         content = json.dumps(request).encode()
         if len(content) > MAX_REQUEST_BYTES:
             return None
-        os.write(fds[0], content)
-        self._number += 1
-        number = b"%d" % self._number
         deadline = time.monotonic() + seconds + _PATIENCE_S
-        socket.send_fds(self._channel, [number], fds)
+        sent = dict([self._send(content, fds, memories)])
         took = False
         while True:
             self._channel.settimeout(max(deadline - time.monotonic(), 0.001))
             word, _, of = self._channel.recv(64).partition(b" ")
             if not word:
                 raise OSError("the child has ended")
-            if word == b"died" and took:  # before, it died of an earlier one
+            if word == b"died" and took:
                 return None
-            if word == b"took" and of == number:
+            # It died of an earlier one. Whether it had this one in its hands by then, and
+            # took it along, cannot be told: asked once more, the first answer counts.
+            if word == b"died" and len(sent) == 1:
+                sent.update([self._send(content, fds, memories)])
+            if word == b"took" and of in sent:
                 took = True
-            if word == b"done" and of == number:
-                return _read(fds[0])
+            if word == b"done" and of in sent:
+                return _read(sent[of])
+
+    def _send(
+        self, content: bytes, fds: list[int], memories: contextlib.ExitStack
+    ) -> tuple[bytes, int]:
+        """Send a request; returns its number, and the memory file its answer will be in."""
+        memory = os.memfd_create("cctrace-symbols")
+        memories.callback(os.close, memory)
+        os.write(memory, content)
+        self._number += 1
+        number = b"%d" % self._number
+        socket.send_fds(self._channel, [number], [memory, *fds])
+        return number, memory
 
     def _give_up(self) -> None:
         self._channel.close()
