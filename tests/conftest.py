@@ -25,10 +25,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Of the integration tests, those that compare no times: they mind no company.
+SOCIABLE = {
+    "test_agent.py",
+    "test_agent_processes.py",
+    "test_audit.py",
+    "test_cuda_arguments.py",
+    "test_driver_symbols.py",
+    "test_flame_real.py",
+    "test_import_real.py",
+    "test_perfetto_real.py",
+    "test_record_command.py",
+    "test_record_exact.py",
+    "test_record_faults.py",
+    "test_record_hardships.py",
+    "test_wheel.py",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Recordings are not made beside other tests: what they record would be those too."""
+    """Mark what wants the machine for itself, so that its recordings are of nothing else."""
     for item in items:
-        if INTEGRATION in item.path.parents:
+        if INTEGRATION in item.path.parents and item.path.name not in SOCIABLE:
             item.add_marker(pytest.mark.quiet)
 
 
