@@ -48,9 +48,7 @@ def verdict(made: Attribution) -> Verdict:
     takes = f"{_first_up(step)} takes {duration(replay.recorded_itl_ns)}"
     if not (made.run.cuda_calls or made.run.launches_counted):
         why = made.cannot_say[0].sentence
-        return Verdict(
-            "silent", f"{takes}; this run cannot say what for.", f"Nor can it say {why}.", ""
-        )
+        return Verdict("silent", f"{takes}{_main_part(made)}.", f"This run cannot say {why}.", "")
     if not made.points:
         kind, sentence = _without_points(made)
         return Verdict(kind, f"{takes}{sentence}.", "", _trust(made))
@@ -72,6 +70,17 @@ def verdict(made: Attribution) -> Verdict:
             trust,
         )
     return Verdict("change", f"{best.remedy.title}: {instead}.", because, trust)
+
+
+def _main_part(made: Attribution) -> str:
+    """What most of the steps' time is for, where that is known."""
+    phase = made.replay.phase if made.replay else None
+    own = [part for part in made.parts if phase in {None, part.phase}]
+    total_ns = sum(part.total_ns for part in own)
+    most = max(own, key=lambda part: part.total_ns, default=None)
+    if most is None or not total_ns or most.part == "unattributed":
+        return "; this run cannot say what for"
+    return f"; {most.total_ns / total_ns:.0%} of the steps' time is {most.part}"
 
 
 def _without_points(made: Attribution) -> tuple[str, str]:
