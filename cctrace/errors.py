@@ -14,6 +14,7 @@ EXIT_BAD_DATA = 4  # bad or unknown data
 EXIT_NOT_EXECUTABLE = 126  # `record`: the target exists but cannot be executed
 EXIT_NOT_FOUND = 127  # `record`: the target does not exist
 EXIT_SIGNAL_BASE = 128  # `record`: the target died of signal n -> 128 + n
+EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 
 
 class CctraceError(Exception):

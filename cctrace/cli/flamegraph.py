@@ -11,23 +11,21 @@ import click
 
 from cctrace.cli.output import destination, output_options, refuse_overwrite, talk, warn_of_losses
 from cctrace.cli.units import count, shell_word, size
-from cctrace.errors import EXIT_SIGNAL_BASE, EXIT_USAGE, CctraceError
+from cctrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, CctraceError
+from cctrace.exporters.flame.frames import DEFAULT_LEVELS, LEVELS
 
 if TYPE_CHECKING:
     from cctrace.exporters.flame.graph import Flame
     from cctrace.exporters.flame.select import Selection
     from cctrace.store.session import Session
 
-EXIT_INTERRUPTED: Final = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
-_WEIGHTS: Final = {
+WEIGHTS: Final = {
     "wall": "Wall time of steps",
     "blocked": "Time in calls that cross the bridge",
     "bubble": "Time the device had nothing to do",
     "bytes": "Bytes copied",
     "count": "Calls that cross the bridge",
 }
-_LEVELS: Final = ("process", "thread", "nvtx", "api", "part", "stack")
-_DEFAULT_LEVELS: Final = "process,thread,nvtx,api,stack"
 _RANGE: Final = re.compile(r"(\d{0,18}):(\d{0,18})|(\d{1,18})")
 
 
@@ -46,8 +44,8 @@ class _Levels(click.ParamType[tuple[str, ...]]):
             tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
         )
         for level in levels:
-            if level not in _LEVELS:
-                self.fail(f"{level!r} is none of {', '.join(_LEVELS)}", param, ctx)
+            if level not in LEVELS:
+                self.fail(f"{level!r} is none of {', '.join(LEVELS)}", param, ctx)
             if levels.count(level) > 1:
                 self.fail(f"{level} is named twice", param, ctx)
         return levels
@@ -80,7 +78,7 @@ class _Steps(click.ParamType[tuple["int | None", "int | None"]]):
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option(
     "--weight",
-    type=click.Choice(list(_WEIGHTS)),
+    type=click.Choice(list(WEIGHTS)),
     default="wall",
     show_default=True,
     help="wall: time of steps on the thread that drives them; blocked: time in calls that "
@@ -100,7 +98,7 @@ class _Steps(click.ParamType[tuple["int | None", "int | None"]]):
     "--group-by",
     "levels",
     type=_Levels(),
-    default=_DEFAULT_LEVELS,
+    default=",".join(DEFAULT_LEVELS),
     show_default=True,
     metavar="LEVELS",
     help="What frames are of, outermost first: any of process, thread, nvtx, api, part, stack. "
@@ -204,7 +202,7 @@ def _made(path: Path, other: Path | None, selection: Selection, kind: str) -> tu
             return _speedscope(session, selection, about)
         selected = select(session, selection, may_be_empty=other is not None)
         _tell(selected.notes)
-    flame, title = selected.flame, _WEIGHTS[selection.weight]
+    flame, title = selected.flame, WEIGHTS[selection.weight]
     labels: tuple[str, ...] = (label,)
     if other is not None:
         with open_session(other) as session:

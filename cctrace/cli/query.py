@@ -17,15 +17,13 @@ from cctrace.cli.output import (
     write_result,
 )
 from cctrace.cli.units import count, harmless
-from cctrace.errors import EXIT_BAD_DATA, EXIT_SIGNAL_BASE, EXIT_USAGE, CctraceError
+from cctrace.errors import EXIT_BAD_DATA, EXIT_INTERRUPTED, EXIT_USAGE, CctraceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cctrace.store.library import ParamValue
     from cctrace.store.session import Result, Session
-
-EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 
 
 @click.command("query")

@@ -20,7 +20,7 @@ from cctrace.cli.output import (
     warn_of_losses,
 )
 from cctrace.cli.units import count, harmless, shell_word, size
-from cctrace.errors import EXIT_SIGNAL_BASE, CctraceError
+from cctrace.errors import EXIT_INTERRUPTED, CctraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     )
     from cctrace.analyze.opened import OpenedRuns
 
-EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 _WIDTH = 80
 _BAR = 24  # cells of a bar as long as the step
 _LEAST_SHARE = 0.0005  # a part below this is not shown

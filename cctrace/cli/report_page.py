@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
+from cctrace.cli.flamegraph import WEIGHTS
 from cctrace.errors import EXIT_FAILED, CctraceError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from cctrace.store.excerpt import Excerpt
     from cctrace.store.session import Session
 
-_WEIGHTS: Final = {"wall": "Wall time of steps", "blocked": "Time in calls that cross the bridge"}
+_WEIGHTS: Final = ("wall", "blocked")  # of the flamegraph, the first that the run has
 # A run of more than either has the flamegraph of a sample in its page.
 _MANY_EVENTS: Final = 2_000_000
 _MANY_STEPS: Final = 100_000
@@ -68,14 +69,14 @@ def _flamegraph(session: Session, about: str) -> tuple[str | None, str | None]:
     from cctrace.exporters.flame.svg import Heading, svg  # noqa: PLC0415 - as above
 
     label = session.runs[0].label
-    for weight, title in _WEIGHTS.items():
+    for weight in _WEIGHTS:
         try:
             flame = select(session, Selection(weight)).flame
         except CctraceError as error:
             if error.exit_code != EXIT_FAILED:
                 raise
             continue  # the run has nothing of this weight
-        return weight, svg(flame, Heading(title, about, (label,)))
+        return weight, svg(flame, Heading(WEIGHTS[weight], about, (label,)))
     return None, None
 
 

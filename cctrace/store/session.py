@@ -17,7 +17,7 @@ import pyarrow as pa
 from cctrace.errors import (
     EXIT_BAD_DATA,
     EXIT_FAILED,
-    EXIT_SIGNAL_BASE,
+    EXIT_INTERRUPTED,
     EXIT_USAGE,
     CctraceError,
 )
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 65_536
 # A notebook shows so many rows, and looks at so many to say how many more there are.
 _SHOWN_ROWS, _COUNTED_ROWS = 20, 1_000
-_EXIT_INTERRUPTED = EXIT_SIGNAL_BASE + 2  # SIGINT, as a shell reports it
 _MISTAKES = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
 _NOT_OF_THE_FILES = (*_MISTAKES, duckdb.PermissionException)
 # Where comments can be seen.
@@ -127,7 +126,7 @@ class Result:
         except (duckdb.Error, pa.ArrowException, RuntimeError, OSError) as error:
             raise self._session.explain(error) from error
         except KeyboardInterrupt:
-            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+            raise CctraceError("interrupted", None, EXIT_INTERRUPTED) from None
 
 
 def _arrow_reader(relation: duckdb.DuckDBPyRelation, rows: int) -> Any:
@@ -220,7 +219,7 @@ class Session:
         except (duckdb.Error, OSError, RuntimeError) as error:
             raise self.explain(error) from error
         except KeyboardInterrupt:
-            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+            raise CctraceError("interrupted", None, EXIT_INTERRUPTED) from None
 
     def report(self, name: str, params: Mapping[str, ParamValue] | None = None) -> Result:
         """Run a report of the library.
@@ -289,7 +288,7 @@ class Session:
         except (duckdb.Error, RuntimeError, OSError) as error:
             raise self.explain(error) from error
         except KeyboardInterrupt:
-            raise CctraceError("interrupted", None, _EXIT_INTERRUPTED) from None
+            raise CctraceError("interrupted", None, EXIT_INTERRUPTED) from None
         finally:
             cursor.close()  # rolls back what is not done
 
@@ -313,7 +312,7 @@ class Session:
         """Turn an error of DuckDB into one for the user."""
         text = str(error).strip() or type(error).__name__
         if isinstance(error, duckdb.InterruptException) or "interrupted" in text.lower():
-            return CctraceError("interrupted", None, _EXIT_INTERRUPTED)
+            return CctraceError("interrupted", None, EXIT_INTERRUPTED)
         names_run = any(f"{root}/" in text for root in self._roots.values())
         for path, root in self._roots.items():
             text = text.replace(f"{root}/", f"{path}/")
