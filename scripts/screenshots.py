@@ -47,7 +47,7 @@ def _shoot(page: Path, picture: Path, *, height: int) -> None:
     if executable is None:
         sys.exit("screenshots: no chromium: scripts/pages_setup.sh installs it")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**launch_arguments(executable))  # type: ignore[arg-type]  # a dict of keywords
+        browser = playwright.chromium.launch(**launch_arguments(executable))
         opened = open_file(browser, page, width=_WIDTH, height=height)
         opened.screenshot(picture)
         browser.close()

@@ -1,8 +1,9 @@
-"""The agent under ThreadSanitizer and AddressSanitizer with UBSan.
+"""The agent under ThreadSanitizer, and AddressSanitizer with UBSan.
 
 Agent and target are both compiled with the sanitizer; a report makes the target
-fail. Threads made after a fork from several threads are beyond what
-ThreadSanitizer follows, so it skips that mode.
+fail. Forks from several threads run under UBSan alone: ThreadSanitizer does not
+follow threads made after one, and AddressSanitizer before GCC 14 may copy its
+allocator's lock as another thread holds it, so that the child waits for ever.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ MODES = [
     ("nvtx_workload", "signals"),
     ("nvtx_workload", "many", "20011"),
     ("nvtx_processes", "fork"),
-    ("nvtx_processes", "fork_threads"),
 ]
+CASES = [(sanitizer, mode) for sanitizer in ("thread", "address,undefined") for mode in MODES]
+CASES.append(("undefined", ("nvtx_processes", "fork_threads")))
 
 
-@pytest.fixture(scope="session", params=["thread", "address,undefined"])
+@pytest.fixture(scope="session")
 def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with agent and targets built with one sanitizer."""
+    """A directory with agent and targets built with the sanitizers of ``request.param``."""
     flag = f"-fsanitize={request.param}"
     directory = tmp_path_factory.mktemp(request.param.split(",")[0])
     probe = directory / "probe.c"
@@ -55,10 +57,13 @@ def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return directory
 
 
-@pytest.mark.parametrize("mode", MODES, ids=" ".join)
+@pytest.mark.parametrize(
+    ("sanitized", "mode"),
+    CASES,
+    ids=[f"{sanitizer}-{' '.join(mode)}" for sanitizer, mode in CASES],
+    indirect=["sanitized"],
+)
 def test_sanitizer_finds_nothing(sanitized: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
-    if sanitized.name.startswith("thread") and mode[1] == "fork_threads":
-        pytest.skip("ThreadSanitizer does not support threads after such a fork")
     name, *arguments = mode
     with Recorder(Geometry(dict_bytes=1 << 22)) as recorder:
         done = subprocess.run(
