@@ -14,8 +14,8 @@
 --   api          VARCHAR  function name without version suffix
 --   stream       BIGINT   stream handle; 0 also where the call takes none, and
 --                         less the thread's id for a per-thread default stream
---   blocks       BOOLEAN  it returns only when its work, and all before it on
---                         the stream, is done
+--   blocks       BOOLEAN  it surely returns only when its work, and all before
+--                         it on the stream, is done
 --   own_ns       BIGINT   what the call takes if its stream is idle, by the
 --                         bridge model and with what the probes add, ns, >= 0
 --   latency_ns   BIGINT   from the return until the work can start, by the
@@ -44,7 +44,13 @@ SELECT
     WHEN 2 THEN -calls.tid
     ELSE coalesce(calls.stream, 0)
   END AS stream,
-  coalesce(model.blocks AND calls.dur_ns IS NOT NULL, FALSE) AS blocks,
+  -- Bounds rest on this: what an unknown machine is like is no proof.
+  coalesce(
+    model.blocks
+    AND (model.mode_source <> 'profile' OR model.profile_basis = 'told')
+    AND calls.dur_ns IS NOT NULL,
+    FALSE
+  ) AS blocks,
   CAST(
     coalesce(model.toll_ns, 0)
     + coalesce(calls.size_bytes * model.ns_per_byte, 0)

@@ -33,6 +33,8 @@
 --   mode              VARCHAR  async, staged or host_synchronous: the call
 --                              returns once submitted, once its source is read,
 --                              or once it is done; NULL: not a copy
+--   mode_source       VARCHAR  where mode comes from: manual (CUDA's), run (its
+--                              calls show it) or profile; NULL: not a copy
 --   blocks            BOOLEAN  a copy of this kind returns only when the work
 --                              before it on its stream is done; NULL: no copy
 --   latency_ns        DOUBLE   from a launch's return until the device may
@@ -133,7 +135,10 @@ expected AS MATERIALIZED (
         AND coalesce(kinds.host_memory, 'unknown') IN ('pageable', 'unknown')
         THEN 'staged'
       ELSE 'async'
-    END AS mode
+    END AS mode,
+    CASE
+      WHEN kinds."class" = 'copy' THEN coalesce(waits.waits_source, 'profile')
+    END AS mode_source
   FROM kinds
   INNER JOIN _run_profiles AS profiles
     ON kinds.run = profiles.run
@@ -458,6 +463,7 @@ SELECT
   expected.profile,
   expected.basis AS profile_basis,
   expected.mode,
+  expected.mode_source,
   CASE
     WHEN expected."class" = 'copy' THEN expected.mode = 'host_synchronous'
   END AS blocks,

@@ -179,6 +179,23 @@ def test_whether_copies_wait_shows_in_the_next_wait(
     )
 
 
+@pytest.mark.parametrize(
+    ("early", "copy_us", "waits"),
+    [(15, 500, "True,run"), (16, 500, ","), (0, 45, ",")],
+    ids=["a quarter waits", "less", "late is not waiting"],
+)
+def test_calls_that_are_late_do_not_show_that_copies_wait(
+    tmp_path: Path, early: int, copy_us: int, waits: str
+) -> None:
+    calls = readbacks(early, 5 * US, 2 * US)
+    later = [
+        {**row, "ts_ns": row["ts_ns"] + early * US * US}
+        for row in readbacks(5, copy_us * US, 2 * US)
+    ]
+    run = make_run(tmp_path, cuda_api=calls + later)
+    assert table(run, "SELECT waits, waits_source FROM _copy_waits") == lines(waits)
+
+
 def test_four_copies_are_too_few_to_tell(tmp_path: Path) -> None:
     run = make_run(tmp_path, cuda_api=readbacks(4, 500 * US, 2 * US))
     assert table(run, "SELECT waited, waits FROM _copy_waits") == "4,\n"

@@ -181,6 +181,27 @@ def test_what_proves_the_device_idle(tmp_path: Path, last: list[Row], starts: li
 
 
 @pytest.mark.parametrize(
+    ("gpu", "starts"),
+    [
+        ({}, []),
+        ({"cc_state": "on", "devices": [{"name": "NVIDIA H200"}]}, [1_430_000]),
+    ],
+    ids=["launches look like it", "the GPU is known"],
+)
+def test_a_mode_that_is_guessed_proves_nothing(
+    tmp_path: Path, gpu: dict[str, Any], starts: list[int]
+) -> None:
+    """Launches of 15 us look like CC, in which pinned copies block."""
+    launches = [launch(1_010_000 + 20_000 * i, 15_000) for i in range(20)]
+    calls = [*launches, copy(1_420_000, 10_000), launch(1_500_000, 15_000)]
+    run = make_run(tmp_path, manifest={"host": {"gpu": gpu}}, nvtx=STEPS, cuda_api=calls)
+    modes = "SELECT mode, mode_source FROM bridge_model WHERE class = 'copy' AND calls > 0"
+    assert table(run, modes) == lines("host_synchronous,profile")
+    found = table(run, "SELECT ts_ns FROM bubbles ORDER BY ts_ns")
+    assert [int(line) for line in found.splitlines()] == starts
+
+
+@pytest.mark.parametrize(
     ("kind", "api", "memory", "starts"),
     [
         ("d2h", "cudaMemcpy", "pinned", [1_900_000]),
