@@ -22,6 +22,7 @@ _MANY_CALLS = 20  # launches, from which on their toll tells CC on from off
 _COPY_SPLIT = 0.35  # of a copy's toll, the host's part before the device has it
 _SURE_NS = 4000  # a wait is told from noise by so much, ns,
 _SURE_SHARE = 0.3  # and by so much of what the call takes anyway
+_LATE_FREE_NS = 20_000  # giving memory back takes this much longer than getting some
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,21 @@ class Costs:
         """Whether a call was held up, ``least_ns`` being what it takes if it is not."""
         return call.dur_ns > least_ns + max(_SURE_NS, _SURE_SHARE * least_ns)
 
+    def free_waited(self, call: Call) -> bool:
+        """Whether a call that frees memory was held up by the device.
+
+        ``cuMemFree`` "may perform implicit synchronization" (CUDA driver API). What it
+        takes without is published nowhere: it is told from what allocations take.
+        """
+        return "Async" not in call.api and call.dur_ns > 2 * self.least_ns(call) + _LATE_FREE_NS
+
     def least_ns(self, call: Call) -> float:
         """Return how long a call that waits takes if there is nothing to wait for, ns."""
         if call.cls == "copy":
             cost = self.copy(call.api, call.copy_kind, call.host_memory)
             return cost.host_ns + cost.device_ns(call.size_bytes) + self.probe_ns
+        if call.cls == "free":
+            return self.toll_ns("alloc", None, "pinned" if "Host" in call.api else None)
         return self.toll_ns(call.cls, call.api)
 
 

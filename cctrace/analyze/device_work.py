@@ -128,6 +128,8 @@ class _Inference:
                 self._event(call)
             elif call.cls == "sync":
                 self._sync(call)
+            elif call.cls == "free" and self._costs.free_waited(call):
+                self._free(call)
             self._ends_ns[call.tid] = call.end_ns
         for stream in list(self._streams.values()):  # nobody looked any more
             self._close_loose(stream)
@@ -205,13 +207,50 @@ class _Inference:
         held_up = self._costs.waited(call, least_ns)
         if held_up:
             self.found.waited.add(id(call))
-        # Of several streams it is not known which one was last.
-        is_exact = held_up and len(wanted) == 1
         at_ns = call.end_ns - least_ns if held_up else float(call.ts_ns)
         if held_up and self._is_counted and all(p <= self._streams[s].seen for s, p in wanted):
             self._note_queued(call, at_ns)
-        for stream, position in wanted:
-            self._observe(stream, position, at_ns, is_exact=is_exact)
+        self._observe_all(wanted, at_ns, held_up=held_up)
+
+    def _free(self, call: Call) -> None:
+        """Take a free that was held up for a wait for the device, if there is work."""
+        wanted = [(key, len(stream.pieces)) for key, stream in self._streams.items()]
+        if all(position <= self._streams[key].seen for key, position in wanted):
+            return
+        self.found.waited.add(id(call))
+        self._observe_all(wanted, call.end_ns - self._costs.least_ns(call), held_up=True)
+
+    def _observe_all(
+        self, wanted: Sequence[tuple[int, int]], at_ns: float, *, held_up: bool
+    ) -> None:
+        """Take down that all of several streams were there at a moment, or had been."""
+        unseen = [(key, at) for key, at in wanted if at > self._streams[key].seen]
+        last = self._last(unseen) if held_up else None
+        if last is not None:
+            self._observe(*last, at_ns, is_exact=True)
+        for key, position in unseen:
+            self._observe(key, position, at_ns, is_exact=False)
+
+    def _last(self, unseen: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """Which of several streams was done last; None: nothing tells.
+
+        It is the only one with work of unknown length, which copies do not outlast by
+        much; or one whose copies wait for that work.
+        """
+        pieces = {
+            key: self._streams[key].pieces[self._streams[key].seen : at] for key, at in unseen
+        }
+        working = [key for key, row in pieces.items() if any(p.known_ns is None for p in row)]
+        if len(unseen) == 1:
+            return unseen[0]
+        if len(working) != 1:
+            return None
+        behind = [
+            key
+            for key, row in pieces.items()
+            if any(p.depends is not None and p.depends[0] == working[0] for p in row)
+        ]
+        return next(place for place in unseen if place[0] == (behind or working)[-1])
 
     def _observe(self, key: int, position: int, at_ns: float, *, is_exact: bool) -> None:
         """Take down that a stream was there at a moment, or had been there before."""

@@ -84,7 +84,7 @@ def find_readbacks(items: Sequence[Item]) -> list[Readback]:
             _copy(state, items, place, item)
         elif item.act in SUBMITS:
             state.current = None
-        elif item.act in _SYNCS:
+        elif item.act in _SYNCS and not (item.call is not None and item.call.cls == "free"):
             _sync(state, items, place, item)
     _find_late(state.found, items)
     return state.found

@@ -308,7 +308,8 @@ class _Builder:
             item = Item(Act.STREAM_WAIT, host_ns=host_ns, site=site, step=step, call=call)
             item.stream = self._stream(call.pid, call.stream)
             return item
-        if call.cls == "sync" and "Query" not in call.api:
+        is_sync = call.cls == "sync" and "Query" not in call.api
+        if is_sync or (call.cls == "free" and id(call) in self._work[call.pid].waited):
             return self._sync_item(call, site, step)
         return Item(Act.RUN, host_ns=host_ns, site=site, step=step, call=call)
 

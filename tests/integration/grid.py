@@ -234,7 +234,7 @@ def record_loop(run: Path, switches: Sequence[str]) -> Path:
     loop = [sys.executable, str(LOOP), "--sim-dir", str(simcuda_library_dir())]
     done = subprocess.run(
         [
-            *(*CCTRACE, "record", "--force", "-o", str(run), "--"),
+            *(*CCTRACE, "record", "--force", "--stacks", "none", "-o", str(run), "--"),
             *(*_ahead_of_others(), *loop, "--steps", str(STEPS), *switches),
         ],
         env={k: v for k, v in environment().items() if not k.startswith("SIMCUDA_")},

@@ -46,6 +46,10 @@ def sync(ts_ns: int, end_ns: int, **more: Any) -> Call:
     return call(ts_ns, end_ns - ts_ns, "sync", "cudaStreamSynchronize", **more)
 
 
+def device_sync(ts_ns: int, end_ns: int) -> Call:
+    return call(ts_ns, end_ns - ts_ns, "sync", "cudaDeviceSynchronize", stream=0)
+
+
 def lengths(found: DeviceWork, calls: list[Call]) -> list[float]:
     return [found.lengths[id(each)].likely_ns for each in calls if id(each) in found.lengths]
 
@@ -98,6 +102,43 @@ def test_an_event_leads_back_to_the_stream_it_was_recorded_on() -> None:
     copy = Call(**{**vars(copy), "copy_kind": "d2h", "host_memory": "pinned"})
     calls = [launch(0), record, waiting, copy]
     assert lengths(infer(calls, costs(), {}), calls) == [59_930 - 120, 70]
+
+
+def test_a_wait_for_the_device_tells_of_its_one_stream_with_work() -> None:
+    """Stream 8 copies nothing, after what stream 7 did until 90000."""
+    record = call(21, 1, "event", "cudaEventRecord", event=5)
+    waiting = call(23, 1, "event", "cudaStreamWaitEvent", stream=8, event=5)
+    copy = call(25, 4, "copy", "cudaMemcpyAsync", stream=8, copy_kind="d2h", host_memory="managed")
+    calls = [launch(0), record, waiting, copy, device_sync(30, 90_010)]
+    assert lengths(infer(calls, costs(), {}), calls) == [90_000 - 120, 0]
+
+
+def test_of_two_streams_with_work_a_wait_for_the_device_does_not_tell() -> None:
+    """Either may have been done at any time: half of the room is as good a guess as any."""
+    calls = [launch(0), launch(20, stream=8), device_sync(50, 90_010)]
+    found = infer(calls, costs(), {})
+    assert found.hidden == {id(each) for each in calls[:2]}
+    assert lengths(found, calls) == [(90_000 - 120) / 2, (90_000 - 140) / 2]
+
+
+@pytest.mark.parametrize(("api", "shown"), [("cudaFree", True), ("cudaFreeAsync", False)])
+def test_a_free_that_is_late_has_waited_for_the_device(api: str, shown: bool) -> None:
+    """An allocation takes 1000, so 90000 of the 91000 were a wait, unless it need not wait."""
+    free = call(30, 90_980, "free", api, stream=0)
+    calls = [launch(0), free]
+    found = infer(calls, costs(), {})
+    assert (found.waited == {id(free)}) is shown
+    assert (lengths(found, calls) == [90_010 - 120]) is shown
+
+
+def test_a_free_that_is_not_late_tells_nothing() -> None:
+    calls = [launch(0), call(30, 22_000, "free", "cudaFree", stream=0), sync(90_000, 90_010)]
+    found = infer(calls, costs(), {})
+    assert found.waited == set()
+    assert found.lengths[id(calls[0])].high_ns == 90_000 - 120
+    # nor one that had nothing to wait for
+    calls = [launch(0), sync(30, 30_010), call(30_020, 50_000, "free", "cudaFree", stream=0)]
+    assert infer(calls, costs(), {}).waited == {id(calls[1])}
 
 
 def test_a_wait_that_did_not_wait_gives_what_is_usual() -> None:
