@@ -29,8 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SOCIABLE = {
     "test_agent.py",
     "test_agent_processes.py",
+    "test_agent_sanitizers.py",
     "test_audit.py",
+    "test_bpf_refusals.py",
     "test_cuda_arguments.py",
+    "test_cuda_hardships.py",
+    "test_cuda_record.py",
     "test_driver_symbols.py",
     "test_flame_real.py",
     "test_import_real.py",
@@ -39,6 +43,9 @@ SOCIABLE = {
     "test_record_exact.py",
     "test_record_faults.py",
     "test_record_hardships.py",
+    "test_report_recorded.py",
+    "test_stacks.py",
+    "test_stacks_waits.py",
     "test_wheel.py",
 }
 

@@ -33,13 +33,20 @@ MODES = [
 ]
 CASES = [(sanitizer, mode) for sanitizer in ("thread", "address,undefined") for mode in MODES]
 CASES.append(("undefined", ("nvtx_processes", "fork_threads")))
+BUILT: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="session")
 def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with agent and targets built with the sanitizers of ``request.param``."""
-    flag = f"-fsanitize={request.param}"
-    directory = tmp_path_factory.mktemp(request.param.split(",")[0])
+    if request.param not in BUILT:  # the tests' order is random: pytest keeps the last alone
+        BUILT[request.param] = _build(request.param, tmp_path_factory)
+    return BUILT[request.param]
+
+
+def _build(sanitizers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flag = f"-fsanitize={sanitizers}"
+    directory = tmp_path_factory.mktemp(sanitizers.split(",", maxsplit=1)[0])
     probe = directory / "probe.c"
     probe.write_text("int main(void) { return 0; }\n")
     try:

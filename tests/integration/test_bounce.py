@@ -24,7 +24,7 @@ from cctrace.record.bpf.dma import Dma
 from cctrace.record.bpf.headers import find_headers
 from cctrace.record.bpf.ioctl import Ioctl
 from cctrace.record.bpf.kernelfs import TraceFs
-from cctrace.record.bpf.kprobes import Kprobes
+from cctrace.record.bpf.kprobes import KernelFunctions, Kprobes
 from cctrace.record.bpf.page_conversion import PageConversion
 from cctrace.record.bpf.probes import Family, Probes
 from cctrace.record.bpf.swiotlb import Swiotlb
@@ -36,7 +36,7 @@ from cctrace.record.losses import LossLedger
 TARGETS = Path(__file__).parents[1] / "targets"
 RING_BYTES = 1 << 20
 # A machine with the NVIDIA driver would be watched there, and the tests use another file.
-NO_KPROBES = Kprobes(kallsyms=Path(os.devnull))
+NO_KPROBES = Kprobes(KernelFunctions(Path(os.devnull)))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from cctrace.errors import EXIT_UNSUPPORTED, CctraceError
 from cctrace.record.bpf import layout
 from cctrace.record.bpf.dma import Dma
 from cctrace.record.bpf.kernelfs import Field, TraceFs
-from cctrace.record.bpf.kprobes import Kprobes, Site, missed_returns
+from cctrace.record.bpf.kprobes import KernelFunctions, Kprobes, Site, missed_returns
 from cctrace.record.bpf.page_conversion import PageConversion
 from cctrace.record.bpf.swiotlb import Swiotlb
 from cctrace.record.bpf.tdx import Tdx
@@ -84,7 +84,7 @@ class Kernel:
         self.tracepoints: list[str] = []
         self.refused = refused
         (folder / "kallsyms").write_text(kallsyms)
-        self.kprobes = Kprobes(folder / "kallsyms", folder, self._attach)
+        self.kprobes = Kprobes(KernelFunctions(folder / "kallsyms"), folder, self._attach)
 
     @property
     def probes(self) -> Probes:
@@ -211,7 +211,9 @@ def test_a_source_without_its_functions_says_what_would_help(tmp_path: Path) -> 
 
 def test_a_kernel_without_kprobes_and_one_that_refuses_them(tmp_path: Path) -> None:
     (tmp_path / "kallsyms").write_text(OLD)
-    without = PageConversion(LossLedger(), Kprobes(tmp_path / "kallsyms", tmp_path / "none"))
+    without = PageConversion(
+        LossLedger(), Kprobes(KernelFunctions(tmp_path / "kallsyms"), tmp_path / "none")
+    )
     with pytest.raises(CctraceError, match="built without kprobes"):
         without.prepare(cast("TraceFs", None))
     kernel = Kernel(tmp_path, OLD, refused=["set_memory_decrypted", "set_memory_encrypted"])

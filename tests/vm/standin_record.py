@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from cctrace.record.bpf.ioctl import Ioctl
-from cctrace.record.bpf.kprobes import Kprobes
+from cctrace.record.bpf.kprobes import KernelFunctions, Kprobes
 from cctrace.record.bpf.page_conversion import PageConversion
 from cctrace.record.bpf.probes import Family, Probes
 from cctrace.record.bpf.swiotlb import Swiotlb
@@ -98,7 +98,7 @@ def main() -> None:
     poor: list[Family] = [
         Swiotlb(ledger, Kprobes(pmu=here / "none")),
         PageConversion(ledger, Kprobes(pmu=here / "none")),
-        UvmCrypto(ledger, Kprobes(kallsyms=here / "kallsyms")),
+        UvmCrypto(ledger, Kprobes(KernelFunctions(here / "kallsyms"))),
         Tdx(),
     ]
     fallback = record(poor, ledger, ["csl", "read"])

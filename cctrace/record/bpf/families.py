@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cctrace.record.bpf.cuda.source import Cuda, LaunchMode
 from cctrace.record.bpf.dma import Dma
 from cctrace.record.bpf.ioctl import Ioctl
+from cctrace.record.bpf.kprobes import KernelFunctions, Kprobes
 from cctrace.record.bpf.page_conversion import PageConversion
 from cctrace.record.bpf.probes import Family
 from cctrace.record.bpf.sched import Sched
@@ -29,12 +30,19 @@ class Wishes:
         ledger: Takes losses.
         asked: Whether the user named the sources.
         stacks: Takes stacks; None: none are taken.
+        kernel: The kernel's functions.
     """
 
     launches: LaunchMode
     ledger: LossLedger
     asked: bool = False
     stacks: StackCollector | None = None
+    kernel: KernelFunctions = field(default_factory=KernelFunctions)
+
+    @property
+    def kprobes(self) -> Kprobes:
+        """Kprobes for one family."""
+        return Kprobes(self.kernel)
 
 
 Maker = Callable[[Wishes], Family]
@@ -43,13 +51,13 @@ Maker = Callable[[Wishes], Family]
 FAMILIES: Final[Mapping[str, Maker]] = {
     "cuda": lambda wishes: Cuda(wishes.launches, wishes.ledger, wishes.stacks),
     "sched": lambda wishes: Sched(wishes.stacks),
-    "swiotlb": lambda wishes: Swiotlb(wishes.ledger),
-    "page_conversion": lambda wishes: PageConversion(wishes.ledger),
-    "uvm_crypto": lambda wishes: UvmCrypto(wishes.ledger),
+    "swiotlb": lambda wishes: Swiotlb(wishes.ledger, wishes.kprobes),
+    "page_conversion": lambda wishes: PageConversion(wishes.ledger, wishes.kprobes),
+    "uvm_crypto": lambda wishes: UvmCrypto(wishes.ledger, wishes.kprobes),
     "user_crypto": lambda wishes: UserCrypto(wishes.ledger),
-    "tdx": lambda _: Tdx(),
+    "tdx": lambda wishes: Tdx(wishes.kprobes),
     "dma": lambda _: Dma(),
-    "ioctl": lambda wishes: Ioctl(asked=wishes.asked),
+    "ioctl": lambda wishes: Ioctl(wishes.kprobes, asked=wishes.asked),
 }
 
 

@@ -56,12 +56,32 @@ def _attach(program: int, function: str, is_return: bool) -> int:  # noqa: FBT00
     return syscalls.attach_kprobe(program, function, is_return=is_return)
 
 
+class KernelFunctions:
+    """Which of the functions that anybody here asks for this kernel has.
+
+    Args:
+        kallsyms: Where the kernel lists them; addresses may be hidden there, names are
+            not. Some megabytes, read when somebody asks, and once.
+    """
+
+    def __init__(self, kallsyms: Path = _KALLSYMS) -> None:
+        self._kallsyms = kallsyms
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Their names; none where the list cannot be read."""
+        try:
+            text = self._kallsyms.read_bytes()
+        except OSError:
+            return frozenset()
+        return frozenset(match[1].decode() for match in _FUNCTION.finditer(text))
+
+
 class Kprobes:
     """The kprobes of one family.
 
     Args:
-        kallsyms: Where the kernel lists its functions; addresses may be hidden there,
-            names are not.
+        kernel: What functions there are; families that share it read the list once.
         pmu: What the kernel has in sysfs where it can open kprobes.
         attacher: Attaches a program; another than the kernel's in tests.
 
@@ -71,9 +91,12 @@ class Kprobes:
     """
 
     def __init__(
-        self, kallsyms: Path = _KALLSYMS, pmu: Path = _PMU, attacher: Attacher = _attach
+        self,
+        kernel: KernelFunctions | None = None,
+        pmu: Path = _PMU,
+        attacher: Attacher = _attach,
     ) -> None:
-        self._kallsyms = kallsyms
+        self._kernel = kernel if kernel is not None else KernelFunctions()
         self._pmu = pmu
         self._attach = attacher
         self._entries: list[int] = []
@@ -83,16 +106,7 @@ class Kprobes:
 
     def known(self, names: Iterable[str]) -> set[str]:
         """Which of ``names`` this kernel has a function of."""
-        return set(names) & self._functions
-
-    @cached_property
-    def _functions(self) -> set[str]:
-        # The whole list is some megabytes: it is read once.
-        try:
-            text = self._kallsyms.read_bytes()
-        except OSError:
-            return set()
-        return {match[1].decode() for match in _FUNCTION.finditer(text)}
+        return set(names) & self._kernel.names
 
     def require(self, names: Sequence[str], *, absent: str, hint: str | None) -> None:
         """Check, before anything is compiled, that any of ``names`` could be probed.
