@@ -10,14 +10,11 @@ their own do that and reply.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import queue
 import secrets
 import selectors
-import shutil
 import socket
 import struct
 import tempfile
@@ -25,16 +22,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from cctrace.record import layout
 from cctrace.record.losses import NVTX, RECORDER, LossLedger
+from cctrace.record.scratch import ScratchDirectory, directory_name
 from cctrace.record.segment import Segment
 
-_PREFIX: Final = "cctrace-"
 _PEERCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 _PATIENCE_S: Final = 2.0  # for a peer that connects and says nothing
 _MAX_PEERS: Final = 256
@@ -96,41 +92,10 @@ class _Loading:
     since_s: float
 
 
-def remove_stale_directories() -> None:
-    """Remove what recorders that were killed have left in the temporary directory."""
-    try:
-        place = Path(tempfile.gettempdir())
-    except OSError:  # there is none that can be written
-        return
-    for path in place.glob(f"{_PREFIX}*-*"):
-        pid = path.name[len(_PREFIX) :].split("-")[0]
-        with contextlib.suppress(OSError):
-            if (
-                pid.isdigit()
-                and path.lstat().st_uid == os.geteuid()
-                and not path.is_symlink()
-                and not Path(f"/proc/{pid}").exists()
-                and not _is_locked(path)
-            ):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a recorder holds it, perhaps one whose pid is of another namespace."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def _place() -> str:
     """The temporary directory, or /tmp where its path is too long for a socket's."""
     place = tempfile.gettempdir()
-    name = f"{_PREFIX}{os.getpid()}-xxxxxxxx/agent.sock"
+    name = f"{directory_name()}xxxxxxxx/agent.sock"
     return place if len(os.fsencode(f"{place}/{name}")) <= _PATH_MAX_BYTES else "/tmp"  # noqa: S108 - mkdtemp
 
 
@@ -148,19 +113,15 @@ class HandoverServer:
     def __init__(self, handlers: Handlers, ledger: LossLedger) -> None:
         self._handlers = handlers
         self._ledger = ledger
-        # mkdtemp makes it 0700.
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_place()))
-        self._lock_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-        self.path = self._directory / "agent.sock"
+        self._directory = ScratchDirectory(place=_place())
+        self.path = self._directory.path / "agent.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.bind(str(self.path))
             self._socket.listen(_BACKLOG)
         except OSError:
             self._socket.close()
-            shutil.rmtree(self._directory, ignore_errors=True)
-            os.close(self._lock_fd)
+            self._directory.close()
             raise
         self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -191,8 +152,7 @@ class HandoverServer:
         self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        shutil.rmtree(self._directory, ignore_errors=True)
-        os.close(self._lock_fd)
+        self._directory.close()
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:

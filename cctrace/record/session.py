@@ -37,6 +37,7 @@ from cctrace.record.memory import keep_freed_memory
 from cctrace.record.nvtx_source import NvtxSource
 from cctrace.record.outcome import Outcome, Progress
 from cctrace.record.rundir import Reserve, create_run_dir
+from cctrace.record.scratch import remove_stale_directories
 from cctrace.record.source import Source
 from cctrace.record.sources import DEFAULT_SOURCES
 from cctrace.record.tree import ProcessTree
@@ -164,7 +165,7 @@ class Session:
             attached = AttachedProcess(self._options.pid) if self._options.pid is not None else None
             if attached is None:
                 target.become_subreaper()
-            server.remove_stale_directories()
+            remove_stale_directories()
             old_run = create_run_dir(self._run_dir, force=self._options.force)
             if old_run is not None:
                 undo.callback(old_run.restore)

@@ -29,7 +29,7 @@ from cctrace.record import layout, server
 from cctrace.record.layout import Geometry
 from cctrace.record.losses import LossLedger
 from cctrace.record.segment import Segment
-from cctrace.record.server import Handlers, HandoverServer, Peer, remove_stale_directories
+from cctrace.record.server import Handlers, HandoverServer, Peer
 
 GEOMETRY = Geometry(slots=2, ring_records=8, stack_frames=4, dict_bytes=64)
 DEADLINE_S = 20.0
@@ -423,62 +423,6 @@ def test_arbitrary_messages_and_then_a_good_one(
             peers.append(peer)
     for peer in peers:
         peer.close()
-
-
-def make_stale(folder: Path, name: str) -> Path:
-    """A socket directory with a file in it."""
-    path = folder / name
-    path.mkdir()
-    (path / "agent.sock").touch()
-    return path
-
-
-def dead_pid() -> int:
-    """The pid of a process that is gone."""
-    child = subprocess.Popen(["true"])
-    child.wait()
-    return child.pid
-
-
-def test_only_our_own_stale_directories_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A dead recorder's goes; a live one's, other names, files and symlinks stay."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gone = dead_pid()
-    stale = make_stale(tmp_path, f"cctrace-{gone}-abc")
-    kept = [
-        make_stale(tmp_path, f"cctrace-{os.getpid()}-abc"),
-        make_stale(tmp_path, f"cctrace-x{gone}-abc"),
-        make_stale(tmp_path, "cctrace--abc"),
-        make_stale(tmp_path, f"other-{gone}-abc"),
-        tmp_path / f"cctrace-{gone}-file",
-        tmp_path / f"cctrace-{gone}-link",
-    ]
-    kept[-2].touch()
-    precious = make_stale(tmp_path, "precious")
-    kept[-1].symlink_to(precious)
-    inner = make_stale(tmp_path, f"cctrace-{gone}-inner")
-    (inner / "link").symlink_to(precious)
-    remove_stale_directories()
-    assert not stale.exists()
-    assert not inner.exists()
-    assert [path.name for path in kept if not path.is_symlink() and not path.exists()] == []
-    assert kept[-1].is_symlink()
-    assert (precious / "agent.sock").exists()
-
-
-def test_stale_directory_of_another_user_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Root could remove it, and must not."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make a directory of another user")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    theirs = make_stale(tmp_path, f"cctrace-{dead_pid()}-abc")
-    os.chown(theirs, 65534, 65534)
-    remove_stale_directories()
-    assert (theirs / "agent.sock").exists()
 
 
 def test_segment_handed_over_is_the_recorders(served: Served) -> None:

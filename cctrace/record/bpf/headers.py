@@ -11,12 +11,12 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cctrace.errors import EXIT_UNSUPPORTED, CctraceError
+from cctrace.record.scratch import ScratchDirectory
 
 _MODULES: Final = Path("/lib/modules")
 _SOURCES: Final = Path("/usr/src")
@@ -41,12 +41,12 @@ class Headers:
     kind: str
     tree: str
     path: Path | None
-    _made: Path | None = field(default=None, repr=False)
+    _made: ScratchDirectory | None = field(default=None, repr=False)
 
     def close(self) -> None:
         """Delete what was made for it."""
         if self._made is not None:
-            shutil.rmtree(self._made, ignore_errors=True)
+            self._made.close()
             self._made = None
 
 
@@ -72,15 +72,15 @@ def find_headers(release: str | None = None) -> Headers:
             f"no kernel headers for {release}, nor any other", _HINT, EXIT_UNSUPPORTED
         )
     arch, common = min(trees, key=lambda pair: _distance(pair[0].name, release))
-    overlay = Path(tempfile.mkdtemp(prefix=f"cctrace-{os.getpid()}-headers-"))
+    overlay = ScratchDirectory("headers")
     try:
-        _merge(overlay, [arch] if common is None else [arch, common])
+        _merge(overlay.path, [arch] if common is None else [arch, common])
     except OSError as error:
-        shutil.rmtree(overlay, ignore_errors=True)
+        overlay.close()
         raise CctraceError(
             f"kernel headers in {arch} cannot be used: {error}", _HINT, EXIT_UNSUPPORTED
         ) from error
-    return Headers("overlay", str(arch), overlay, overlay)
+    return Headers("overlay", str(arch), overlay.path, overlay)
 
 
 def _is_whole(trees: list[Path]) -> bool:
