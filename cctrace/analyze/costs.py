@@ -22,6 +22,9 @@ _MANY_CALLS = 20  # launches, from which on their toll tells CC on from off
 _COPY_SPLIT = 0.35  # of a copy's toll, the host's part before the device has it
 _SURE_NS = 4000  # a wait is told from noise by so much, ns,
 _SURE_SHARE = 0.3  # and by so much of what the call takes anyway
+# Functions that may wait for the device (CUDA driver API, cuMemFree); unmapping and
+# unregistering take the host's time by size.
+_FREES = frozenset({"cudaFree", "cudaFreeHost", "cuMemFree", "cuMemFreeHost"})
 _LATE_FREE_NS = 20_000  # giving memory back takes this much longer than getting some
 
 
@@ -178,7 +181,7 @@ class Costs:
         ``cuMemFree`` "may perform implicit synchronization" (CUDA driver API). What it
         takes without is published nowhere: it is told from what allocations take.
         """
-        return "Async" not in call.api and call.dur_ns > 2 * self.least_ns(call) + _LATE_FREE_NS
+        return call.api in _FREES and call.dur_ns > 2 * self.least_ns(call) + _LATE_FREE_NS
 
     def least_ns(self, call: Call) -> float:
         """Return how long a call that waits takes if there is nothing to wait for, ns."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cctrace.analyze.graph import Call
 
 _EDGE_NS = 2000.0  # what started so soon after its submission was held up by nothing
+_BESIDE_NS = 20_000.0  # copies of another stream that ended so near may have been last
 _SHORT_NS = 2_000.0  # a launch beside a graph: as an empty kernel
 _MANY = 8  # pieces from which on host-bound launches hide how long each one lasts
 _HIDDEN = 0.75  # share of the time that equal pieces must explain, or they are hidden
@@ -225,32 +226,51 @@ class _Inference:
     ) -> None:
         """Take down that all of several streams were there at a moment, or had been."""
         unseen = [(key, at) for key, at in wanted if at > self._streams[key].seen]
-        last = self._last(unseen) if held_up else None
+        last = self._last(unseen, at_ns) if held_up else None
         if last is not None:
             self._observe(*last, at_ns, is_exact=True)
         for key, position in unseen:
             self._observe(key, position, at_ns, is_exact=False)
 
-    def _last(self, unseen: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    def _last(self, unseen: Sequence[tuple[int, int]], at_ns: float) -> tuple[int, int] | None:
         """Which of several streams was done last; None: nothing tells.
 
-        It is the only one with work of unknown length, which copies do not outlast by
-        much; or one whose copies wait for that work.
+        It is the only one with work of unknown length, or one whose copies wait for all of
+        that. Not where the others' copies can have taken until then by themselves.
         """
+        if len(unseen) == 1:
+            return unseen[0]
         pieces = {
             key: self._streams[key].pieces[self._streams[key].seen : at] for key, at in unseen
         }
-        working = [key for key, row in pieces.items() if any(p.known_ns is None for p in row)]
-        if len(unseen) == 1:
-            return unseen[0]
+        working = {
+            key: index
+            for key, row in pieces.items()
+            for index, piece in enumerate(row)
+            if piece.known_ns is None
+        }
         if len(working) != 1:
             return None
-        behind = [
-            key
-            for key, row in pieces.items()
-            if any(p.depends is not None and p.depends[0] == working[0] for p in row)
-        ]
-        return next(place for place in unseen if place[0] == (behind or working)[-1])
+        [(main, index)] = working.items()
+        end = self._streams[main].seen + index + 1
+        behind, beside = [], []
+        for key, row in pieces.items():
+            waits = any(
+                p.depends is not None and p.depends[0] == main and p.depends[1] >= end for p in row
+            )
+            if waits:
+                behind.append(key)
+            elif key != main:
+                beside.append(row)
+        if len(behind) > 1 or any(self._may_last(row, at_ns) for row in beside):
+            return None
+        last = behind[0] if behind else main
+        return next(place for place in unseen if place[0] == last)
+
+    def _may_last(self, row: Sequence[_Piece], at_ns: float) -> bool:
+        """Whether pieces of known length may have gone on until a moment, some us aside."""
+        copied_ns = sum(piece.known_ns or 0.0 for piece in row)
+        return max(piece.ready_ns for piece in row) + copied_ns > at_ns - _BESIDE_NS
 
     def _observe(self, key: int, position: int, at_ns: float, *, is_exact: bool) -> None:
         """Take down that a stream was there at a moment, or had been there before."""

@@ -2,7 +2,8 @@
 
 A directory's name begins with its recorder's pid. That is not enough to tell who is gone:
 containers share a temporary directory and number their processes apart. So each is locked
-while its recorder lives, and has its name only once it is.
+while its recorder lives, and has its name only once it is: who is killed in between, some
+microseconds, leaves an empty directory for good.
 """
 
 from __future__ import annotations
@@ -43,25 +44,24 @@ class ScratchDirectory:
     """
 
     def __init__(self, purpose: str = "", place: str | None = None) -> None:
-        made = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=place))
-        name = directory_name(purpose) + made.name.removeprefix(_UNNAMED)
-        self.path = made.with_name(name)
-        self._lock_fd = -1
+        self.path = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=place))
+        self._lock_fd, self._closed = -1, False
         try:
-            self._lock_fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-            made.rename(self.path)
+            name = directory_name(purpose) + self.path.name.removeprefix(_UNNAMED)
+            self.path = self.path.rename(self.path.with_name(name))
         except OSError:
-            shutil.rmtree(made, ignore_errors=True)
             self.close()
             raise
 
     def close(self) -> None:
         """Remove it with all that is in it; again: nothing."""
-        if self._lock_fd >= 0:
+        if not self._closed:
+            self._closed = True
             shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
 
 
 def remove_stale_directories() -> None:

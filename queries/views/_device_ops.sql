@@ -16,6 +16,8 @@
 --                         less the thread's id for a per-thread default stream
 --   blocks       BOOLEAN  it surely returns only when its work, and all before
 --                         it on the stream, is done
+--   guess_blocks BOOLEAN  as blocks, by the best guess: where that is sure,
+--                         and where only the guessed profile says so
 --   own_ns       BIGINT   what the call takes if its stream is idle, by the
 --                         bridge model and with what the probes add, ns, >= 0
 --   latency_ns   BIGINT   from the return until the work can start, by the
@@ -51,6 +53,7 @@ SELECT
     AND calls.dur_ns IS NOT NULL,
     FALSE
   ) AS blocks,
+  coalesce(model.blocks AND calls.dur_ns IS NOT NULL, FALSE) AS guess_blocks,
   CAST(
     coalesce(model.toll_ns, 0)
     + coalesce(calls.size_bytes * model.ns_per_byte, 0)

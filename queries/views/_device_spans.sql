@@ -45,9 +45,11 @@ spans AS (
   UNION ALL
   SELECT
     run, pid, 'likely' AS kind,
-    CASE WHEN blocks THEN greatest(ts_ns, end_ns - work_ns) ELSE end_ns END
-      AS ts_ns,
-    CASE WHEN blocks THEN end_ns ELSE end_ns + work_ns END AS end_ns
+    CASE
+      WHEN guess_blocks THEN greatest(ts_ns, end_ns - work_ns)
+      ELSE end_ns
+    END AS ts_ns,
+    CASE WHEN guess_blocks THEN end_ns ELSE end_ns + work_ns END AS end_ns
   FROM _device_ops
   WHERE work_ns IS NOT NULL
     AND end_ns IS NOT NULL

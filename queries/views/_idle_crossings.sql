@@ -16,6 +16,8 @@
 --   size_bytes   BIGINT   as in cuda_api
 -- caveats:  what the streams of other threads and processes do on the same bus
 --           is not looked at. The first work of a stream is not known to be it.
+--           Where the run does not show whether asynchronous copies wait, they
+--           are taken to under CC, also where that is a guess.
 CREATE VIEW _idle_crossings AS
 WITH proving AS (
   SELECT

@@ -46,8 +46,8 @@ given AS (
 
 placed AS (
   SELECT
-    ops.run, ops.pid, ops.tid, ops.stream, ops.ts_ns, ops.end_ns, ops.blocks,
-    ops.work_ns,
+    ops.run, ops.pid, ops.tid, ops.stream, ops.ts_ns, ops.end_ns,
+    ops.guess_blocks, ops.work_ns,
     CASE WHEN ops.blocks THEN ops.ts_ns ELSE ops.end_ns END AS at_ns,
     watched.pid IS NOT NULL AS is_watched
   FROM _device_ops AS ops
@@ -59,7 +59,7 @@ placed AS (
 proven AS (
   SELECT
     placed.run, placed.pid, placed.stream, placed.ts_ns, placed.end_ns,
-    placed.blocks, placed.work_ns, batches.done_ns,
+    placed.guess_blocks, placed.work_ns, batches.done_ns,
     row_number() OVER (
       PARTITION BY placed.run, placed.pid, placed.stream, batches.done_ns,
         placed.work_ns IS NULL
@@ -79,7 +79,7 @@ guessed AS (
   SELECT
     proven.run, proven.pid, proven.ts_ns,
     CASE
-      WHEN proven.blocks THEN proven.end_ns
+      WHEN proven.guess_blocks THEN proven.end_ns
       WHEN proven.work_ns IS NOT NULL
         THEN least(proven.end_ns + proven.work_ns, proven.done_ns)
       WHEN proven.done_ns IS NULL THEN NULL

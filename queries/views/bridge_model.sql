@@ -137,7 +137,10 @@ expected AS MATERIALIZED (
       ELSE 'async'
     END AS mode,
     CASE
-      WHEN kinds."class" = 'copy' THEN coalesce(waits.waits_source, 'profile')
+      WHEN kinds."class" <> 'copy' THEN NULL
+      WHEN kinds.copy_kind = 'h2d' AND kinds.host_memory = 'pageable'
+        THEN coalesce(waits.waits_source, 'manual')
+      ELSE coalesce(waits.waits_source, 'profile')
     END AS mode_source
   FROM kinds
   INNER JOIN _run_profiles AS profiles

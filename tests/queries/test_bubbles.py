@@ -199,6 +199,16 @@ def test_a_mode_that_is_guessed_proves_nothing(
     assert table(run, modes) == lines("host_synchronous,profile")
     found = table(run, "SELECT ts_ns FROM bubbles ORDER BY ts_ns")
     assert [int(line) for line in found.splitlines()] == starts
+    # It is the best guess all the same: a copy is on the device until it returns, not after.
+    calls = [
+        *launches,
+        sync(1_410_000, 1_418_000),
+        copy(1_420_000, 80_000),
+        sync(1_501_000, 1_504_000),
+    ]
+    done = make_run(tmp_path, "done", manifest={"host": {"gpu": gpu}}, nvtx=STEPS, cuda_api=calls)
+    likely = "SELECT max(end_ns) FROM _device_spans WHERE kind = 'likely'"
+    assert table(done, likely) == "1500000\n"
 
 
 @pytest.mark.parametrize(

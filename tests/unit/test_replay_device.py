@@ -113,6 +113,31 @@ def test_a_wait_for_the_device_tells_of_its_one_stream_with_work() -> None:
     assert lengths(infer(calls, costs(), {}), calls) == [90_000 - 120, 0]
 
 
+def test_a_copy_that_waits_for_part_of_the_work_alone_is_not_last() -> None:
+    """The event lies before the second launch, or was waited for already: stream 7 was last."""
+    record = call(21, 1, "event", "cudaEventRecord", event=5)
+    waiting = call(53, 1, "event", "cudaStreamWaitEvent", stream=8, event=5)
+    copy = call(55, 4, "copy", "cudaMemcpyAsync", stream=8, copy_kind="d2h", host_memory="managed")
+    calls = [launch(0), record, launch(30), waiting, copy, device_sync(60, 90_010)]
+    assert lengths(infer(calls, costs(), {}), calls) == [44_940, 44_940, 0]
+    calls[2:2] = [sync(25, 1_010)]
+    calls[3] = launch(1_060)
+    assert lengths(infer(calls, costs(), {}), calls)[1] == 90_000 - 1_180
+
+
+def test_a_copy_that_may_have_taken_until_then_explains_the_wait() -> None:
+    """4 MB at 1 GB/s: what the launch on the other stream took, nothing tells."""
+    to_host = {"copy_kind": "d2h", "host_memory": "managed"}
+    model = [{**row, "mode": None} for row in MODEL]
+    model += [{"class": "copy", **to_host, "mode": "async", "toll_ns": 10.0, "gb_per_s": 1.0}]
+    slow = Costs([EMPTY | row for row in model], [EMPTY | row for row in PUBLISHED], 0.0)
+    copy = call(25, 4, "copy", "cudaMemcpyAsync", stream=8, size_bytes=4_000_000, **to_host)
+    calls = [launch(0), copy, device_sync(60, 4_000_300)]
+    found = infer(calls, slow, {})
+    assert found.hidden == {id(calls[0])}
+    assert found.lengths[id(copy)].likely_ns == 4_000_000
+
+
 def test_of_two_streams_with_work_a_wait_for_the_device_does_not_tell() -> None:
     """Either may have been done at any time: half of the room is as good a guess as any."""
     calls = [launch(0), launch(20, stream=8), device_sync(50, 90_010)]
@@ -121,7 +146,10 @@ def test_of_two_streams_with_work_a_wait_for_the_device_does_not_tell() -> None:
     assert lengths(found, calls) == [(90_000 - 120) / 2, (90_000 - 140) / 2]
 
 
-@pytest.mark.parametrize(("api", "shown"), [("cudaFree", True), ("cudaFreeAsync", False)])
+@pytest.mark.parametrize(
+    ("api", "shown"),
+    [("cudaFree", True), ("cuMemFree", True), ("cudaFreeAsync", False), ("cuMemUnmap", False)],
+)
 def test_a_free_that_is_late_has_waited_for_the_device(api: str, shown: bool) -> None:
     """An allocation takes 1000, so 90000 of the 91000 were a wait, unless it need not wait."""
     free = call(30, 90_980, "free", api, stream=0)

@@ -92,3 +92,17 @@ def test_a_living_recorder_of_another_pid_namespace_keeps_its_own(tmp_path: Path
 def test_without_a_place_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ScratchDirectory(place=str(tmp_path / "none"))
+
+
+def test_what_has_the_name_already_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorder with the same pid in another namespace, and the same luck."""
+    made = tmp_path / "cctrace.new-abcdefgh"
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(made))
+    theirs = make_stale(tmp_path, f"cctrace-{os.getpid()}-abcdefgh")
+    with pytest.raises(OSError, match="not empty"):
+        ScratchDirectory()
+    assert (theirs / "agent.sock").exists()
+    assert not made.exists()
