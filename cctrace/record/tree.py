@@ -427,7 +427,7 @@ class ProcessTree:
                     procfs.thread_start_ns(process.pid, tid, self._anchor),
                     procfs.comm(process.pid, tid),
                 )
-            elif names:
+            elif names or now - thread.first_ns < _YOUNG_NS:  # it gets its name after its start
                 thread.rename(procfs.comm(process.pid, tid))
         if tids and len(tids) != len(process.threads):
             there = set(tids)

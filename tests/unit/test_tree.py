@@ -214,6 +214,21 @@ def test_names_given_later_are_seen() -> None:
     assert [p["exit_code"] for p in tree.processes] == [0]
 
 
+def test_a_thread_that_names_itself_late_and_ends_soon_has_its_name() -> None:
+    """It is seen before it has a name of its own, and is gone within a second."""
+    code = (
+        "import ctypes, threading, time\n"
+        "def run():\n"
+        "    time.sleep(0.2)\n"
+        "    ctypes.CDLL(None).prctl(15, b'reader', 0, 0, 0)\n"
+        "    time.sleep(0.4)\n"
+        "time.sleep(0.1)\n"
+        "threading.Thread(target=run).start()\n"
+    )
+    tree = Followed([sys.executable, "-c", code])
+    assert "reader" in [thread["name"] for thread in tree.threads]
+
+
 @pytest.mark.parametrize("attempt", range(7))
 def test_target_that_ends_at_once_is_in_the_tables(attempt: int) -> None:
     """Even if it is over before the first look; with its status."""
