@@ -16,6 +16,9 @@ from terminal import read_until_closed
 
 from cctrace.store.manifest import read_manifest
 
+# Without probes, which take seconds to compile, where the test is not about them.
+RECORD = (*CCTRACE, "record", "--sources", "nvtx,processes")
+
 
 @pytest.mark.parametrize(("body", "status"), [("exit 0", 0), ("exit 41", 41), ("kill -9 $$", 137)])
 def test_status_of_the_target_is_returned(tmp_path: Path, body: str, status: int) -> None:
@@ -77,7 +80,7 @@ def test_arguments_arrive_as_given(tmp_path: Path) -> None:
 def test_relative_output_and_default_name(tmp_path: Path) -> None:
     """-o is taken from where the user is; without it a dated directory is made there."""
     done = subprocess.run(
-        [*CCTRACE, "record", "--sources", "nvtx,processes", "-o", "sub/run", "true"],
+        [*RECORD, "-o", "sub/run", "true"],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -142,7 +145,7 @@ def test_signals_sent_to_record_reach_the_target(tmp_path: Path, name: str) -> N
         "sys.exit(43)\n"
     )
     recorder = subprocess.Popen(
-        [*CCTRACE, "record", "-o", str(run), "--", sys.executable, str(script)],
+        [*RECORD, "-o", str(run), "--", sys.executable, str(script)],
         env=environment(), stderr=subprocess.PIPE,
     )  # fmt: skip
     ready.read_text()  # returns when the target's handler is in place
@@ -159,7 +162,7 @@ def test_terminal_is_passed_through_with_a_progress_line(tmp_path: Path) -> None
     show = "import os, time; print('tty', os.isatty(0), os.isatty(1)); time.sleep(1)"
     leader, follower = pty.openpty()
     recorder = subprocess.Popen(
-        [*CCTRACE, "record", "-o", str(run), "--",
+        [*RECORD, "-o", str(run), "--",
          sys.executable, "-c", show],
         stdin=follower, stdout=follower, stderr=follower,
         env=environment(TERM="xterm"), start_new_session=True,
@@ -179,7 +182,7 @@ def test_duration_ends_the_recording_and_not_the_target(tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
     recorder = subprocess.Popen(
-        [*CCTRACE, "record", "--duration", "0.4", "-o", str(run), "--",
+        [*RECORD, "--duration", "0.4", "-o", str(run), "--",
          "sh", "-c", f"read line < {go}; exit 17"],
         env=environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -314,7 +317,7 @@ def test_arguments_that_are_not_text_are_passed_on_and_shown(tmp_path: Path) -> 
     """Bytes that are no UTF-8 reach the target unchanged; the manifest has them replaced."""
     run = tmp_path / "run"
     done = subprocess.run(
-        [*CCTRACE, "record", "-o", str(run), "--", "printf", "%s", b"a\xffb"],
+        [*RECORD, "-o", str(run), "--", "printf", "%s", b"a\xffb"],
         env=environment(), capture_output=True, check=False,
     )  # fmt: skip
     assert done.stdout == b"a\xffb"
