@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cctrace.analyze.costs import SYNCHRONOUS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cctrace.analyze.costs import Costs
     from cctrace.analyze.graph import Call
@@ -204,28 +204,35 @@ class _Inference:
         elif "Stream" in call.api:
             wanted = [(call.stream, len(self._streams[call.stream].pieces))]
         else:
-            wanted = [(key, len(stream.pieces)) for key, stream in self._streams.items()]
+            wanted = self._everything()
         held_up = self._costs.waited(call, least_ns)
         if held_up:
             self.found.waited.add(id(call))
         at_ns = call.end_ns - least_ns if held_up else float(call.ts_ns)
-        if held_up and self._is_counted and all(p <= self._streams[s].seen for s, p in wanted):
+        unseen = self._unseen(wanted)
+        if held_up and self._is_counted and not unseen:
             self._note_queued(call, at_ns)
-        self._observe_all(wanted, at_ns, held_up=held_up)
+        self._observe_all(unseen, at_ns, held_up=held_up)
 
     def _free(self, call: Call) -> None:
         """Take a free that was held up for a wait for the device, if there is work."""
-        wanted = [(key, len(stream.pieces)) for key, stream in self._streams.items()]
-        if all(position <= self._streams[key].seen for key, position in wanted):
-            return
-        self.found.waited.add(id(call))
-        self._observe_all(wanted, call.end_ns - self._costs.least_ns(call), held_up=True)
+        unseen = self._unseen(self._everything())
+        if unseen:
+            self.found.waited.add(id(call))
+            self._observe_all(unseen, call.end_ns - self._costs.least_ns(call), held_up=True)
+
+    def _everything(self) -> list[tuple[int, int]]:
+        """All that the device has been given: each stream, and the place of its end."""
+        return [(key, len(stream.pieces)) for key, stream in self._streams.items()]
+
+    def _unseen(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those places in streams that nobody has seen them reach."""
+        return [(key, at) for key, at in wanted if at > self._streams[key].seen]
 
     def _observe_all(
-        self, wanted: Sequence[tuple[int, int]], at_ns: float, *, held_up: bool
+        self, unseen: Sequence[tuple[int, int]], at_ns: float, *, held_up: bool
     ) -> None:
         """Take down that all of several streams were there at a moment, or had been."""
-        unseen = [(key, at) for key, at in wanted if at > self._streams[key].seen]
         last = self._last(unseen, at_ns) if held_up else None
         if last is not None:
             self._observe(*last, at_ns, is_exact=True)
@@ -262,15 +269,10 @@ class _Inference:
                 behind.append(key)
             elif key != main:
                 beside.append(row)
-        if len(behind) > 1 or any(self._may_last(row, at_ns) for row in beside):
+        if len(behind) > 1 or any(_may_last(row, at_ns) for row in beside):
             return None
         last = behind[0] if behind else main
-        return next(place for place in unseen if place[0] == last)
-
-    def _may_last(self, row: Sequence[_Piece], at_ns: float) -> bool:
-        """Whether pieces of known length may have gone on until a moment, some us aside."""
-        copied_ns = sum(piece.known_ns or 0.0 for piece in row)
-        return max(piece.ready_ns for piece in row) + copied_ns > at_ns - _BESIDE_NS
+        return last, dict(unseen)[last]
 
     def _observe(self, key: int, position: int, at_ns: float, *, is_exact: bool) -> None:
         """Take down that a stream was there at a moment, or had been there before."""
@@ -373,6 +375,12 @@ class _Inference:
         for piece, length_ns in zip(group.pieces, most_ns, strict=True):
             self.found.lengths[id(piece.call)] = Span(0.0, length_ns / 2, length_ns)
             self.found.hidden.add(id(piece.call))
+
+
+def _may_last(pieces: Sequence[_Piece], at_ns: float) -> bool:
+    """Whether pieces of known length may have gone on until a moment, some us aside."""
+    copied_ns = sum(piece.known_ns or 0.0 for piece in pieces)
+    return max(piece.ready_ns for piece in pieces) + copied_ns > at_ns - _BESIDE_NS
 
 
 def _fits(lengths_ns: Sequence[float], room_ns: Sequence[float]) -> bool:

@@ -57,8 +57,9 @@ shown AS (
       WHEN copy_kind = 'd2h' AND host_memory = 'pageable' THEN TRUE
     END AS by_manual,
     CASE
-      WHEN waited + passed >= 5 AND passed >= waited THEN FALSE
-      WHEN waited + passed >= 5 AND 4 * waited >= behind THEN TRUE
+      WHEN waited + passed < 5 THEN NULL
+      WHEN waited <= passed THEN FALSE
+      WHEN 4 * waited >= behind THEN TRUE
     END AS by_run
   FROM counted
 )
