@@ -8,8 +8,10 @@ allocator's lock as another thread holds it, so that the child waits for ever.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import agent_harness as harness
@@ -31,17 +33,14 @@ MODES = [
     ("nvtx_workload", "many", "20011"),
     ("nvtx_processes", "fork"),
 ]
-CASES = [(sanitizer, mode) for sanitizer in ("thread", "address,undefined") for mode in MODES]
+CASES = [(sanitizers, mode) for sanitizers in ("thread", "address,undefined") for mode in MODES]
 CASES.append(("undefined", ("nvtx_processes", "fork_threads")))
-BUILT: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="session")
-def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with agent and targets built with the sanitizers of ``request.param``."""
-    if request.param not in BUILT:  # the tests' order is random: pytest keeps the last alone
-        BUILT[request.param] = _build(request.param, tmp_path_factory)
-    return BUILT[request.param]
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a directory with agent and targets built with sanitizers, once for each."""
+    return functools.cache(lambda sanitizers: _build(sanitizers, tmp_path_factory))
 
 
 def _build(sanitizers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,12 +64,14 @@ def _build(sanitizers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("sanitized", "mode"),
+    ("sanitizers", "mode"),
     CASES,
-    ids=[f"{sanitizer}-{' '.join(mode)}" for sanitizer, mode in CASES],
-    indirect=["sanitized"],
+    ids=[f"{sanitizers}-{' '.join(mode)}" for sanitizers, mode in CASES],
 )
-def test_sanitizer_finds_nothing(sanitized: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
+def test_sanitizer_finds_nothing(
+    build: Callable[[str], Path], tmp_path: Path, sanitizers: str, mode: tuple[str, ...]
+) -> None:
+    sanitized = build(sanitizers)
     name, *arguments = mode
     with Recorder(Geometry(dict_bytes=1 << 22)) as recorder:
         done = subprocess.run(

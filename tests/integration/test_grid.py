@@ -31,6 +31,7 @@ QUICK = {
         *("--crossings", "31", "--gpu-us", "1201", "--python-us", "199"),
     ],
 }
+DEFAULT = "a copy to the host blocks"
 EXPECTED = {
     "a copy to the host blocks": {"worker_readback"},
     "a wait for the stream blocks": {"async_scheduling_on", "worker_readback"},
@@ -40,11 +41,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "a copy to the host blocks",
-        pytest.param("a wait for the stream blocks", marks=pytest.mark.grid),
-        pytest.param("uploads block a loop with a worker", marks=pytest.mark.grid),
-    ],
+    [pytest.param(name, marks=() if name == DEFAULT else pytest.mark.grid) for name in QUICK],
 )
 def test_the_first_point_is_the_one_that_helps_most(tmp_path: Path, name: str) -> None:
     """Ranked as measured, and the ITL with its remedy as predicted."""

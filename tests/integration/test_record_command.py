@@ -159,7 +159,11 @@ def test_signals_sent_to_record_reach_the_target(tmp_path: Path, name: str) -> N
 def test_terminal_is_passed_through_with_a_progress_line(tmp_path: Path) -> None:
     """On a terminal the target sees a terminal, and the summary follows its output."""
     run = tmp_path / "run"
-    show = "import os, time; print('tty', os.isatty(0), os.isatty(1)); time.sleep(1)"
+    show = (
+        "import os, select\n"
+        "print('tty', os.isatty(0), os.isatty(1), flush=True)\n"
+        f"select.select([0], [], [], {DEADLINE_S})\n"
+    )
     leader, follower = pty.openpty()
     recorder = subprocess.Popen(
         [*RECORD, "-o", str(run), "--",
@@ -168,7 +172,11 @@ def test_terminal_is_passed_through_with_a_progress_line(tmp_path: Path) -> None
         env=environment(TERM="xterm"), start_new_session=True,
     )  # fmt: skip
     os.close(follower)
-    shown = read_until_closed(leader)
+    shown = b""
+    while b"events/s" not in shown:
+        shown += os.read(leader, 65536)
+    os.write(leader, b"\n")  # the progress line was there: the target may end
+    shown += read_until_closed(leader)
     assert recorder.wait(DEADLINE_S) == 0
     assert b"tty True True" in shown
     assert b"events/s" in shown
